@@ -1,0 +1,98 @@
+//! What a front calls.
+
+use crate::{BoxFuture, Call, Reply, Result, Tenant};
+use std::{sync::Arc, time::Duration};
+
+/// Answers calls: the engine, or a stub in a front's tests.
+pub trait Answer: Send + Sync + 'static {
+    /// Who holds `key`, checked without I/O.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Kind::Unauthenticated`] when the key is unknown, revoked or expired.
+    fn identify(&self, key: &str) -> Result<Arc<Tenant>>;
+
+    /// Answers one call. Dropping the future or the reply's body cancels it.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ended the call, after all attempts it may have.
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply>>;
+
+    /// The models `tenant` may use, in the configuration's order.
+    fn models(&self, tenant: &Tenant) -> Vec<ModelInfo>;
+
+    /// What the limiters of every upstream model are doing now.
+    fn upstreams(&self) -> Vec<UpstreamState>;
+}
+
+/// A model as callers see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// The name callers use.
+    pub id: Arc<str>,
+    /// Name of its first upstream.
+    pub owned_by: Arc<str>,
+    /// Unix seconds at which it was configured.
+    pub created: u64,
+}
+
+/// What one upstream said of one of its rate limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Allowance {
+    /// Size of the window's allowance.
+    pub limit: Option<u64>,
+    /// What is left of it.
+    pub remaining: Option<u64>,
+    /// When it is whole again.
+    pub reset: Option<Duration>,
+}
+
+/// Rate limits as told by an upstream's answer headers; empty when it told nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RateLimits {
+    /// `x-ratelimit-*-requests`
+    pub requests: Allowance,
+    /// `x-ratelimit-*-tokens`
+    pub tokens: Allowance,
+}
+
+/// The limiter of one (upstream, credential, upstream model), as it stands now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamState {
+    /// Name of the upstream.
+    pub upstream: Arc<str>,
+    /// The upstream's own name of the model.
+    pub model: Arc<str>,
+    /// Attempts that may be in flight at once.
+    pub concurrency: u32,
+    /// Attempts in flight.
+    pub in_flight: u32,
+    /// Calls waiting at the gate.
+    pub waiting: u32,
+    /// Requests per second the pacer lets through; `None` while it knows no limit.
+    pub requests_per_second: Option<f64>,
+    /// How long the gate stays shut after a refusal; zero when open.
+    pub shut_for: Duration,
+    /// What holds back the next call.
+    pub bound_by: BoundBy,
+    /// Attempts sent so far.
+    pub attempts: u64,
+    /// Capacity refusals (429, 503, 529) so far.
+    pub refusals: u64,
+}
+
+/// What holds back the next call of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoundBy {
+    /// Nothing: calls leave as they come.
+    Nothing,
+    /// The concurrency limit.
+    Concurrency,
+    /// A told requests-per-minute or -second rate.
+    Requests,
+    /// A told tokens-per-minute rate.
+    Tokens,
+    /// A rate found from refusals, or a gate shut by one.
+    Refusals,
+}

@@ -1,0 +1,370 @@
+//! How a call fails: what went wrong, whose fault it is, whether to try again, and what it
+//! taught us about the upstream.
+//!
+//! Fronts match on [`Kind`] to speak their own language (an HTTP status, an exit code). The
+//! match is exhaustive inside the workspace, so a new kind does not compile until every front
+//! can say it.
+
+use crate::RateLimits;
+use bytes::Bytes;
+use std::{fmt, time::Duration};
+
+/// Result of anything that can fail a call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed. One pointer wide, so `Result<T>` stays small on the hot path.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    origin: Origin,
+    retry: Retry,
+    message: String,
+    param: Option<&'static str>,
+    answer: Option<UpstreamAnswer>,
+    retry_after: Option<Duration>,
+    limits: RateLimits,
+    attempts: u32,
+    upstream: Option<std::sync::Arc<str>>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The body or a header of the call is not valid.
+    InvalidRequest,
+    /// No key, or not a valid one.
+    Unauthenticated,
+    /// The key does not cover this model.
+    ModelNotAllowed,
+    /// No such model is configured.
+    ModelNotFound,
+    /// No such thing.
+    NotFound,
+    /// The body is longer than allowed.
+    TooLarge,
+    /// One of the caller's own rate limits.
+    RateLimited,
+    /// The caller has too many calls in flight.
+    ConcurrencyLimited,
+    /// Admission refused the call to protect the calls already running, or we are draining.
+    Overloaded,
+    /// The upstream refused this request as invalid: its answer is the caller's answer.
+    Rejected,
+    /// The upstream refuses our credential.
+    UpstreamCredential,
+    /// Our account at the upstream is out of money or quota: waiting does not help.
+    UpstreamQuota,
+    /// The upstream has no capacity now (429, 503, 529).
+    UpstreamCapacity,
+    /// The upstream could not be reached at all.
+    Unavailable,
+    /// The upstream failed or answered wrongly.
+    Upstream,
+    /// One of our clocks ran out while waiting for the upstream.
+    UpstreamTimeout(Clock),
+    /// The call's own deadline passed.
+    DeadlineExceeded,
+    /// The caller gave up before the reply was complete.
+    Cancelled,
+    /// A bug on our side.
+    Internal,
+}
+
+/// Which clock ran out (SPEC §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Clock {
+    /// Opening a connection.
+    Connect,
+    /// From sending the request to the first token of a stream, or to a unary answer.
+    FirstToken,
+    /// Between two chunks of a body.
+    Idle,
+    /// The whole attempt.
+    Total,
+}
+
+impl Clock {
+    /// The word used in messages, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::FirstToken => "first_token",
+            Self::Idle => "idle",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// What an attempt's end says about the upstream (SPEC §6.1).
+///
+/// Breakers count `Fault` and `Timeout`; limiters learn from `Capacity`; nothing else blames
+/// the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// The caller's request is at fault (400, 404, 413, 422 …).
+    Caller,
+    /// Our key at the upstream is (401, 403).
+    Credential,
+    /// `insufficient_quota` and kin: never retried.
+    Quota,
+    /// 429, 503, 529.
+    Capacity,
+    /// Connect error, reset, 500, 502, 504, bad protocol, an error event inside a 200 stream.
+    Fault,
+    /// One of our clocks ran out.
+    Timeout,
+    /// The caller went away.
+    Cancelled,
+    /// We refused it ourselves before any upstream was asked.
+    Refused,
+}
+
+impl Class {
+    /// The word used in logs, metrics and batch rows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Credential => "credential",
+            Self::Quota => "quota",
+            Self::Capacity => "capacity",
+            Self::Fault => "fault",
+            Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Whose side the failure is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The caller: its request, its key, or its hanging up.
+    Caller,
+    /// This gateway.
+    Gateway,
+    /// The provider, or the network to it.
+    Upstream,
+}
+
+/// Whether another attempt can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// Another attempt would fail the same way, could act twice, or we have spent our tries.
+    Never,
+    /// The request never left: any attempt is safe.
+    Unsent,
+    /// Worth another attempt, no sooner than this. Zero means our own backoff decides.
+    After(Duration),
+}
+
+/// An upstream's own answer to a request it refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// Body, cut at 64 KiB.
+    pub body: Bytes,
+}
+
+impl Error {
+    /// An error with no cause below it, that no retry can help.
+    pub fn new(kind: Kind, origin: Origin, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            origin,
+            retry: Retry::Never,
+            message: message.into(),
+            param: None,
+            answer: None,
+            retry_after: None,
+            limits: RateLimits::default(),
+            attempts: 0,
+            upstream: None,
+            source: None,
+        }))
+    }
+
+    /// A caller's mistake in the field `param`.
+    pub fn invalid(param: &'static str, message: impl Into<String>) -> Self {
+        let mut error = Self::new(Kind::InvalidRequest, Origin::Caller, message);
+        error.0.param = Some(param);
+        error
+    }
+
+    /// Says whether another attempt can help.
+    #[must_use]
+    pub fn with_retry(mut self, retry: Retry) -> Self {
+        self.0.retry = retry;
+        self
+    }
+
+    /// Says how long the one who refused asked us to wait.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.0.retry_after = wait;
+        self
+    }
+
+    /// Names the field at fault.
+    #[must_use]
+    pub fn with_param(mut self, param: &'static str) -> Self {
+        self.0.param = Some(param);
+        self
+    }
+
+    /// Keeps the upstream's own answer.
+    #[must_use]
+    pub fn with_answer(mut self, status: u16, body: Bytes) -> Self {
+        self.0.answer = Some(UpstreamAnswer { status, body });
+        self
+    }
+
+    /// Keeps what the upstream said of its limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: RateLimits) -> Self {
+        self.0.limits = limits;
+        self
+    }
+
+    /// Says what was tried before giving up.
+    #[must_use]
+    pub fn after_attempts(mut self, attempts: u32, upstream: std::sync::Arc<str>) -> Self {
+        self.0.attempts = attempts;
+        self.0.upstream = Some(upstream);
+        self
+    }
+
+    /// Keeps the cause for the log; callers see only the message.
+    #[must_use]
+    pub fn caused_by(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What went wrong.
+    pub const fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// Whose side the failure is on.
+    pub const fn origin(&self) -> Origin {
+        self.0.origin
+    }
+
+    /// Whether another attempt can help.
+    pub const fn retry(&self) -> Retry {
+        self.0.retry
+    }
+
+    /// What to do, in words for the caller.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The field at fault, if one is.
+    pub const fn param(&self) -> Option<&'static str> {
+        self.0.param
+    }
+
+    /// The upstream's own answer, if there was one.
+    pub const fn answer(&self) -> Option<&UpstreamAnswer> {
+        self.0.answer.as_ref()
+    }
+
+    /// How long whoever refused asked us to wait.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// What the upstream said of its limits.
+    pub const fn limits(&self) -> RateLimits {
+        self.0.limits
+    }
+
+    /// Attempts made before giving up; zero when none was.
+    pub const fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+
+    /// The upstream of the last attempt.
+    pub fn upstream(&self) -> Option<&str> {
+        self.0.upstream.as_deref()
+    }
+
+    /// What this end of an attempt says about the upstream.
+    pub const fn class(&self) -> Class {
+        match self.0.kind {
+            Kind::Rejected => Class::Caller,
+            Kind::UpstreamCredential => Class::Credential,
+            Kind::UpstreamQuota => Class::Quota,
+            Kind::UpstreamCapacity => Class::Capacity,
+            Kind::Unavailable | Kind::Upstream => Class::Fault,
+            Kind::UpstreamTimeout(_) => Class::Timeout,
+            Kind::Cancelled => Class::Cancelled,
+            Kind::InvalidRequest
+            | Kind::Unauthenticated
+            | Kind::ModelNotAllowed
+            | Kind::ModelNotFound
+            | Kind::NotFound
+            | Kind::TooLarge => Class::Caller,
+            Kind::RateLimited | Kind::ConcurrencyLimited | Kind::Overloaded | Kind::Internal => {
+                Class::Refused
+            }
+            Kind::DeadlineExceeded => Class::Timeout,
+        }
+    }
+
+    /// The stable code callers branch on (SPEC §4).
+    pub const fn code(&self) -> &'static str {
+        match self.0.kind {
+            Kind::InvalidRequest | Kind::Rejected => "invalid_request_error",
+            Kind::Unauthenticated => "invalid_api_key",
+            Kind::ModelNotAllowed => "model_not_allowed",
+            Kind::ModelNotFound => "model_not_found",
+            Kind::NotFound => "not_found",
+            Kind::TooLarge => "request_too_large",
+            Kind::RateLimited => "rate_limit_exceeded",
+            Kind::ConcurrencyLimited => "concurrency_limit_exceeded",
+            Kind::Overloaded => "overloaded",
+            Kind::UpstreamCapacity | Kind::Unavailable => "no_upstream_available",
+            Kind::UpstreamCredential | Kind::UpstreamQuota | Kind::Upstream => "upstream_error",
+            Kind::UpstreamTimeout(_) => "upstream_timeout",
+            Kind::DeadlineExceeded => "deadline_exceeded",
+            Kind::Cancelled => "cancelled",
+            Kind::Internal => "internal_error",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    /// Everything but the upstream's body, which may repeat a caller's prompt.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, origin, retry, message, attempts, upstream, source, .. } = &*self.0;
+        f.debug_struct("Error")
+            .field("kind", kind)
+            .field("origin", origin)
+            .field("retry", retry)
+            .field("message", message)
+            .field("attempts", attempts)
+            .field("upstream", upstream)
+            .field("source", source)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,36 @@
+//! What the engine calls: one dialect spoken to one upstream.
+
+use crate::{BoxFuture, Call, Reply, Result};
+use std::time::Instant;
+
+/// One try of a call at one target.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// The call it belongs to.
+    pub call: &'a Call,
+    /// The upstream's own name of the model.
+    pub model: &'a str,
+    /// Which attempt of the call this is; the first is 1.
+    pub number: u32,
+    /// When this attempt must have ended, the last byte included.
+    pub deadline: Instant,
+}
+
+/// Speaks one dialect to one upstream and classifies any failure, where it is known.
+///
+/// `send` returns
+///
+/// - for a unary call, when the whole answer is here (or its first mebibyte, the rest streaming);
+/// - for a stream, when the first event is here and is no error event: nothing has been passed
+///   to the caller yet, so the attempt may still fail over.
+///
+/// Dropping the future, or the reply's body, cancels the attempt: the upstream sees its
+/// connection or stream close.
+pub trait Provider: Send + Sync + 'static {
+    /// Sends one attempt.
+    ///
+    /// # Errors
+    ///
+    /// A classified [`crate::Error`]: kind, class, origin, retry.
+    fn send<'a>(&'a self, attempt: Attempt<'a>) -> BoxFuture<'a, Result<Reply>>;
+}

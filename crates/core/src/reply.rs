@@ -1,0 +1,195 @@
+//! The answer to a call.
+
+use crate::{BoxStream, RateLimits, Result};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use std::{
+    any::Any,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+/// The answer to a [`crate::Call`].
+#[derive(Debug)]
+pub struct Reply {
+    /// HTTP status of the upstream's answer, always 2xx: anything else is an error.
+    pub status: u16,
+    /// What the body is.
+    pub content_type: ContentType,
+    /// The body; whatever the call holds rides on it.
+    pub body: Body,
+    /// Tokens used, when the whole body is here. A stream's usage is known only at its end and
+    /// is settled by the engine.
+    pub usage: Option<Usage>,
+    /// What the upstream said of its rate limits with this answer.
+    pub limits: RateLimits,
+    /// The upstream's own id of the request.
+    pub upstream_request_id: Option<Arc<str>>,
+    /// Who answered, filled in by the engine.
+    pub served: Served,
+}
+
+/// Who answered a call and how hard it was.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Served {
+    /// Name of the upstream.
+    pub upstream: Arc<str>,
+    /// The upstream's own name of the model.
+    pub model: Arc<str>,
+    /// Attempts made, the first and the last included.
+    pub attempts: u32,
+    /// Time spent waiting for upstreams: the rest of the call's duration is our overhead.
+    pub upstream_time: Duration,
+}
+
+/// What a body is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    /// `application/json`
+    Json,
+    /// `text/event-stream`
+    EventStream,
+    /// Anything else, as the upstream wrote it.
+    Other(Arc<str>),
+}
+
+impl ContentType {
+    /// The header's value.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Json => "application/json",
+            Self::EventStream => "text/event-stream",
+            Self::Other(other) => other,
+        }
+    }
+}
+
+/// Everything a call holds while it runs: slots, reservations, its observation.
+///
+/// Dropping it settles the call, exactly once, on every way a call can end.
+pub type Lease = Box<dyn Any + Send + Sync>;
+
+/// A reply's body: whole, or chunk by chunk as it arrives.
+pub struct Body {
+    content: Content,
+    lease: Option<Lease>,
+}
+
+enum Content {
+    Whole(Bytes),
+    Stream(BoxStream<'static, Result<Bytes>>),
+}
+
+impl Body {
+    /// A body that is here already.
+    pub const fn whole(bytes: Bytes) -> Self {
+        Self { content: Content::Whole(bytes), lease: None }
+    }
+
+    /// A body that arrives chunk by chunk.
+    pub fn stream(stream: impl Stream<Item = Result<Bytes>> + Send + 'static) -> Self {
+        Self { content: Content::Stream(stream.boxed()), lease: None }
+    }
+
+    /// Keeps `lease` until the body has been read to its end or is dropped.
+    #[must_use]
+    pub fn holding(mut self, lease: Lease) -> Self {
+        debug_assert!(self.lease.is_none(), "a body carries one lease");
+        self.lease = Some(lease);
+        self
+    }
+
+    /// The bytes, when they are all here.
+    pub const fn as_whole(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Whole(bytes) => Some(bytes),
+            Content::Stream(_) => None,
+        }
+    }
+
+    /// Rewraps a streamed body; a whole one passes unchanged.
+    #[must_use]
+    pub fn map_stream<S>(self, wrap: impl FnOnce(BoxStream<'static, Result<Bytes>>) -> S) -> Self
+    where
+        S: Stream<Item = Result<Bytes>> + Send + 'static,
+    {
+        match self.content {
+            Content::Whole(_) => self,
+            Content::Stream(stream) => {
+                Self { content: Content::Stream(wrap(stream).boxed()), lease: self.lease }
+            }
+        }
+    }
+
+    /// Reads the body to its end, up to `limit_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// The stream's own error, or [`crate::Kind::Upstream`] when it is longer than the limit.
+    pub async fn collect(mut self, limit_bytes: usize) -> Result<Bytes> {
+        if let Content::Whole(bytes) = &mut self.content {
+            return Ok(std::mem::take(bytes));
+        }
+        let mut all = Vec::new();
+        while let Some(chunk) = self.next().await {
+            let chunk = chunk?;
+            if all.len() + chunk.len() > limit_bytes {
+                return Err(crate::Error::new(
+                    crate::Kind::Upstream,
+                    crate::Origin::Upstream,
+                    format!("the answer is longer than {limit_bytes} bytes"),
+                ));
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all.into())
+    }
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = match &mut self.content {
+            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Content::Whole(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
+            Content::Stream(stream) => stream.poll_next_unpin(cx),
+        };
+        if let Poll::Ready(None) = next {
+            self.lease = None;
+        }
+        next
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.content {
+            Content::Whole(bytes) => write!(f, "Whole({} bytes)", bytes.len()),
+            Content::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// Tokens a call used, as the upstream counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Prompt tokens, cached ones included.
+    pub input: u64,
+    /// Prompt tokens the upstream had in its own cache.
+    pub cached_input: u64,
+    /// Answer tokens, reasoning included.
+    pub output: u64,
+    /// Tokens of hidden reasoning.
+    pub reasoning: u64,
+}
+
+impl Usage {
+    /// Input and output together.
+    pub const fn total(self) -> u64 {
+        self.input.saturating_add(self.output)
+    }
+}

@@ -1,0 +1,59 @@
+//! Who pays and is limited.
+
+use std::sync::Arc;
+
+/// A caller, as known after its key was checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tenant {
+    /// Stable id: the key's id for a key, a fixed word for the local runner.
+    pub id: Arc<str>,
+    /// Name a person gave it.
+    pub name: Arc<str>,
+    /// Team it belongs to, if any.
+    pub team: Option<Arc<str>>,
+    /// Models it may use.
+    pub scope: Scope,
+    /// Its own limits; `None` means the configuration's default.
+    pub limits: Option<Limits>,
+}
+
+/// Which models a tenant may use.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scope {
+    /// Every model.
+    All,
+    /// These only, by the name callers use.
+    Models(Vec<Arc<str>>),
+}
+
+/// What one tenant may use. `None` means no limit of that sort.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Requests per minute.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens (input plus output) per minute.
+    pub tokens_per_minute: Option<u64>,
+    /// Calls in flight at once, streams included until their last chunk.
+    pub concurrency: Option<u32>,
+}
+
+impl Tenant {
+    /// The tenant of a program that runs the engine itself (batch, SDK): no scope, no limits.
+    pub fn local() -> Self {
+        Self {
+            id: "local".into(),
+            name: "local".into(),
+            team: None,
+            scope: Scope::All,
+            limits: Some(Limits::default()),
+        }
+    }
+
+    /// Whether this tenant may use `model`.
+    pub fn may_use(&self, model: &str) -> bool {
+        match &self.scope {
+            Scope::All => true,
+            Scope::Models(models) => models.iter().any(|name| &**name == model),
+        }
+    }
+}
