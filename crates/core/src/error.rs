@@ -24,6 +24,7 @@ struct Inner {
     answer: Option<UpstreamAnswer>,
     retry_after: Option<Duration>,
     limits: RateLimits,
+    tenant_limits: RateLimits,
     attempts: u32,
     upstream: Option<std::sync::Arc<str>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -180,6 +181,7 @@ impl Error {
             answer: None,
             retry_after: None,
             limits: RateLimits::default(),
+            tenant_limits: RateLimits::default(),
             attempts: 0,
             upstream: None,
             source: None,
@@ -225,6 +227,13 @@ impl Error {
     #[must_use]
     pub fn with_limits(mut self, limits: RateLimits) -> Self {
         self.0.limits = limits;
+        self
+    }
+
+    /// Keeps what is left of the tenant's own limits, for the caller.
+    #[must_use]
+    pub fn with_tenant_limits(mut self, limits: RateLimits) -> Self {
+        self.0.tenant_limits = limits;
         self
     }
 
@@ -284,6 +293,11 @@ impl Error {
     /// What the upstream said of its limits.
     pub const fn limits(&self) -> RateLimits {
         self.0.limits
+    }
+
+    /// What is left of the tenant's own limits; empty when nobody looked.
+    pub const fn tenant_limits(&self) -> RateLimits {
+        self.0.tenant_limits
     }
 
     /// Attempts made before giving up; zero when none was.

@@ -22,7 +22,7 @@ pub use answer::{Allowance, Answer, BoundBy, ModelInfo, RateLimits, UpstreamStat
 pub use call::{Call, Front, Operation, Patience, Payload, Priority, TokenEstimate};
 pub use error::{Class, Clock, Error, Kind, Origin, Result, Retry, UpstreamAnswer};
 pub use provider::{Attempt, Provider};
-pub use reply::{Body, ContentType, Lease, Reply, Served, Usage};
+pub use reply::{Body, ContentType, Lease, Meter, Reply, Served, Usage};
 pub use secret::Secret;
 pub use store::{KeyRecord, Store};
 pub use tenant::{Limits, Scope, Tenant};

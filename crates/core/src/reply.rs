@@ -7,7 +7,10 @@ use std::{
     any::Any,
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,8 +25,10 @@ pub struct Reply {
     /// The body; whatever the call holds rides on it.
     pub body: Body,
     /// Tokens used, when the whole body is here. A stream's usage is known only at its end and
-    /// is settled by the engine.
+    /// is settled by the engine from the meter.
     pub usage: Option<Usage>,
+    /// What has passed through a streamed body so far; `None` for a body nobody counts.
+    pub meter: Option<Arc<Meter>>,
     /// What the upstream said of its rate limits with this answer.
     pub limits: RateLimits,
     /// The upstream's own id of the request.
@@ -43,6 +48,8 @@ pub struct Served {
     pub attempts: u32,
     /// Time spent waiting for upstreams: the rest of the call's duration is our overhead.
     pub upstream_time: Duration,
+    /// What is left of the tenant's own limits, for the caller; empty when it has none.
+    pub tenant: RateLimits,
 }
 
 /// What a body is made of.
@@ -171,6 +178,53 @@ impl fmt::Debug for Body {
             Content::Whole(bytes) => write!(f, "Whole({} bytes)", bytes.len()),
             Content::Stream(_) => f.write_str("Stream"),
         }
+    }
+}
+
+/// Counts a stream while it passes: the provider writes, the engine reads when the stream ends.
+///
+/// # Why
+///
+/// A stream's usage is in one of its last events, and a caller may hang up before that. The
+/// chunk count is then the best there is to settle by.
+#[derive(Debug, Default)]
+pub struct Meter {
+    chunks: AtomicU64,
+    known: AtomicBool,
+    input: AtomicU64,
+    cached_input: AtomicU64,
+    output: AtomicU64,
+    reasoning: AtomicU64,
+}
+
+impl Meter {
+    /// Counts events that carry a piece of the answer.
+    pub fn add_chunks(&self, count: u64) {
+        self.chunks.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Events counted so far.
+    pub fn chunks(&self) -> u64 {
+        self.chunks.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the usage an event told; a later one replaces it.
+    pub fn set(&self, usage: Usage) {
+        self.input.store(usage.input, Ordering::Relaxed);
+        self.cached_input.store(usage.cached_input, Ordering::Relaxed);
+        self.output.store(usage.output, Ordering::Relaxed);
+        self.reasoning.store(usage.reasoning, Ordering::Relaxed);
+        self.known.store(true, Ordering::Release);
+    }
+
+    /// The last usage told, if any was.
+    pub fn usage(&self) -> Option<Usage> {
+        self.known.load(Ordering::Acquire).then(|| Usage {
+            input: self.input.load(Ordering::Relaxed),
+            cached_input: self.cached_input.load(Ordering::Relaxed),
+            output: self.output.load(Ordering::Relaxed),
+            reasoning: self.reasoning.load(Ordering::Relaxed),
+        })
     }
 }
 

@@ -1,0 +1,513 @@
+//! Pacer: when the next attempt may leave for an upstream, so that its rate limit is met and
+//! not run into.
+//!
+//! # Why
+//!
+//! A client faster than a limit it was not told about spends its attempts on refusals and loses
+//! rows. The pacer finds the limit. It rests on one fact about token buckets and windows alike:
+//! *between two moments at which the upstream's allowance was empty, what it accepted is exactly
+//! what it allows*. So after each refusal it measures `accepted / elapsed` since the one before,
+//! waits as asked, and goes on a tenth faster than measured: fast enough to use all there is and
+//! to notice when there is more, slow enough that the next refusal is seconds away and is met by
+//! one or two attempts, not by all in flight. A plain "halve it" needs many refusals to come down
+//! from a wild start and wastes half of what is there.
+//!
+//! # States
+//!
+//! ```text
+//!          no refusal yet: pace doubles every 250 ms while answers come (a fixed concurrency: no pace)
+//! Open ------------------------------------------------------------------------------+
+//!   ^  refused: shut until Retry-After (or a doubling backoff), pace = measured x 1.1 |
+//!   +---- reopens, paced; after 5 s without a refusal the pace grows faster <---- Shut
+//! ```
+//!
+//! Told rates (`requests_per_minute` and kin, or what answer headers say) only ever lower the
+//! pace. Our own allowance is a tenth of a second deep and starts empty: a limit of 6,000 per
+//! minute never lets 6,000 go at once.
+
+use crate::rate_limit::{Bucket, Rate};
+use std::time::{Duration, Instant};
+use tidegate_core::{BoundBy, RateLimits};
+
+/// Pace before anything is known, in requests per second.
+const START_PER_SECOND: f64 = 100.0;
+/// The unknown pace doubles this often.
+const DOUBLING: Duration = Duration::from_millis(250);
+/// How much faster than measured the pacer goes on.
+const PROBE: f64 = 1.1;
+/// Growth per second of a measured pace, and after [`QUIET`] without a refusal.
+const GROWTH: f64 = 0.10;
+const QUIET_GROWTH: f64 = 0.30;
+const QUIET: Duration = Duration::from_secs(5);
+/// Growth per second of a guessed pace.
+const GUESS_GROWTH: f64 = 1.0;
+/// A guess is not below this.
+const MIN_GUESS_PER_SECOND: f64 = 10.0;
+/// First wait after a refusal that named none; doubles up to [`BACKOFF_CAP`].
+const BACKOFF: Duration = Duration::from_secs(1);
+const BACKOFF_CAP: Duration = Duration::from_secs(20);
+/// How far the pace may lag behind the clock and still catch up: timers fire late, and calls
+/// come in bursts.
+const CATCH_UP: Duration = Duration::from_millis(100);
+/// No upstream shuts the gate for longer than this, whatever it asks.
+const SHUT_CAP: Duration = Duration::from_secs(600);
+/// A pace below this could starve a job for minutes on one odd measurement.
+const MIN_PER_SECOND: f64 = 0.2;
+/// Beyond this a pace limits nothing any more.
+const MAX_PER_SECOND: f64 = 100_000.0;
+
+/// Rates the pacer was told by configuration or flag; `None` where nothing was said.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Options {
+    /// Requests per second; several told rates become the lowest.
+    pub requests_per_second: Option<f64>,
+    /// Tokens per minute, input and output together.
+    pub tokens_per_minute: Option<u64>,
+    /// Whether the pace is unlimited before the first refusal, because the caller said how much
+    /// may be in flight.
+    pub eager: bool,
+}
+
+/// Whether an attempt may leave.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Go {
+    /// Now; it has been counted.
+    Now,
+    /// Ask again then.
+    At(Instant, BoundBy),
+}
+
+/// Paces the attempts of one upstream.
+#[derive(Debug)]
+pub struct Pacer {
+    options: Options,
+    tokens: Option<Bucket>,
+    /// When the next attempt may leave at the present pace.
+    next: Instant,
+    shut_until: Option<Instant>,
+    pace: Pace,
+    /// Requests per second that answer headers say are refilled, while little is left.
+    hinted: Option<f64>,
+    epoch: Epoch,
+    unanswered_refusals: u32,
+    /// The last pace that was measured with anything accepted.
+    good: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Pace {
+    /// No refusal yet.
+    Unknown { per_second: f64, doubled_at: Instant },
+    /// As measured at a refusal; grows from `at`, when the gate opens again.
+    Found { per_second: f64, at: Instant, trust: Trust },
+}
+
+/// What a pace rests on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trust {
+    /// Two refusals with accepted attempts between them: the upstream's own rate.
+    Measured,
+    /// The first refusal, or an outage: a guess on the low side, to be left quickly.
+    Guessed,
+}
+
+/// From one refusal to the next.
+#[derive(Debug)]
+struct Epoch {
+    start: Instant,
+    accepted: u64,
+}
+
+impl Pacer {
+    /// A pacer that knows only what `options` say.
+    pub fn new(options: Options, now: Instant) -> Self {
+        let tokens = options.tokens_per_minute.map(|limit| {
+            let mut bucket = Bucket::new(token_rate(limit));
+            // Starts empty: the first minute must not get two minutes' worth.
+            bucket.settle(now, 0, token_rate(limit).burst);
+            bucket
+        });
+        let per_second = if options.eager { f64::INFINITY } else { START_PER_SECOND };
+        Self {
+            options,
+            tokens,
+            next: now,
+            shut_until: None,
+            pace: Pace::Unknown { per_second, doubled_at: now },
+            hinted: None,
+            epoch: Epoch { start: now, accepted: 0 },
+            unanswered_refusals: 0,
+            good: START_PER_SECOND,
+        }
+    }
+
+    /// Asks to send one attempt of `tokens` estimated tokens at `now`.
+    pub fn admit(&mut self, now: Instant, tokens: u64) -> Go {
+        if let Some(until) = self.shut_until {
+            if now < until {
+                return Go::At(until, BoundBy::Refusals);
+            }
+            self.reopen(until);
+        }
+        if now < self.next {
+            return Go::At(self.next, self.request_bound());
+        }
+        if let Some(bucket) = &mut self.tokens
+            && let Err(refused) = bucket.take(now, tokens)
+        {
+            match refused.retry_after {
+                Some(wait) => return Go::At(now + wait, BoundBy::Tokens),
+                // More than the whole bucket holds: goes alone, and the next ones pay for it.
+                None if bucket.is_idle(now) => bucket.settle(now, 0, tokens),
+                None => {
+                    let wait = bucket.allowance(now).reset.unwrap_or_default();
+                    return Go::At(now + wait.max(Duration::from_millis(1)), BoundBy::Tokens);
+                }
+            }
+        }
+        let per_second = self.per_second(now);
+        if per_second.is_finite() {
+            let oldest = now.checked_sub(CATCH_UP).unwrap_or(now);
+            self.next = self.next.max(oldest) + Duration::from_secs_f64(1.0 / per_second);
+        }
+        Go::Now
+    }
+
+    /// An attempt was accepted: it came back with anything but a capacity refusal.
+    pub fn accepted(&mut self, now: Instant) {
+        self.epoch.accepted += 1;
+        self.unanswered_refusals = 0;
+        if let Pace::Unknown { per_second, doubled_at } = &mut self.pace
+            && now.saturating_duration_since(*doubled_at) >= DOUBLING
+        {
+            *per_second = (*per_second * 2.0).min(MAX_PER_SECOND);
+            *doubled_at = now;
+        }
+    }
+
+    /// An attempt sent at `sent` was refused at `now`; the upstream asked to wait `asked`.
+    /// `roll` is drawn evenly from `[0, 1)`.
+    pub fn refused(&mut self, sent: Instant, now: Instant, asked: Option<Duration>, roll: f64) {
+        if sent < self.epoch.start {
+            // It left before the refusal that opened this epoch: the same event, unless it asks
+            // for a longer wait.
+            if let (Some(until), Some(asked)) = (&mut self.shut_until, asked) {
+                *until = (*until).max(now + asked.min(SHUT_CAP));
+            }
+            return;
+        }
+        let (per_second, trust) = self.measure(now);
+        let backoff = BACKOFF.saturating_mul(1 << self.unanswered_refusals.min(6)).min(BACKOFF_CAP);
+        let wait = asked.unwrap_or(backoff.mul_f64(0.5 + roll / 2.0)).min(SHUT_CAP);
+        self.unanswered_refusals += 1;
+        // Up to 5 % later than asked: other clients were told the same.
+        let until = now + wait.mul_f64(1.0 + roll / 20.0);
+        self.shut_until = Some(until);
+        self.pace = Pace::Found { per_second, at: until, trust };
+        self.epoch = Epoch { start: now, accepted: 0 };
+    }
+
+    /// Takes what an answer said of the upstream's limits.
+    pub fn told(&mut self, limits: RateLimits) {
+        let requests = limits.requests;
+        let (Some(limit), Some(remaining), Some(reset)) =
+            (requests.limit, requests.remaining, requests.reset)
+        else {
+            return;
+        };
+        let spent = limit.saturating_sub(remaining);
+        // While much is left there is no need to pace; near the end the refill rate is the limit.
+        let low = remaining.saturating_mul(4) < limit;
+        self.hinted = (low && spent > 0 && !reset.is_zero())
+            .then(|| (spent as f64 / reset.as_secs_f64()).max(MIN_PER_SECOND));
+    }
+
+    /// Corrects the tokens of an attempt that has ended.
+    pub fn settle_tokens(&mut self, now: Instant, reserved: u64, used: u64) {
+        if let Some(bucket) = &mut self.tokens {
+            bucket.settle(now, reserved, used);
+        }
+    }
+
+    /// Requests per second at `now`; `None` while unlimited.
+    pub fn rate(&self, now: Instant) -> Option<f64> {
+        let per_second = self.per_second(now);
+        (per_second < MAX_PER_SECOND).then_some(per_second)
+    }
+
+    /// How long the gate stays shut.
+    pub fn shut_for(&self, now: Instant) -> Duration {
+        self.shut_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
+    /// After a pause the upstream's bucket has refilled; the pace starts from the reopening.
+    fn reopen(&mut self, until: Instant) {
+        self.shut_until = None;
+        self.next = self.next.max(until);
+    }
+
+    /// The pace to go on with: what the upstream let through since the last refusal, and a bit.
+    fn measure(&mut self, now: Instant) -> (f64, Trust) {
+        let elapsed = now.saturating_duration_since(self.epoch.start).as_secs_f64().max(0.001);
+        let accepted = self.epoch.accepted as f64 / elapsed;
+        let before = self.per_second(now);
+        let (measured, trust) = match self.pace {
+            // The first epoch began with a full allowance, so it measures too much.
+            Pace::Unknown { .. } => {
+                ((accepted / 2.0).max(MIN_GUESS_PER_SECOND).min(before), Trust::Guessed)
+            }
+            // An outage measures nothing: come down, but stay within reach of what was.
+            Pace::Found { .. } if self.epoch.accepted == 0 => {
+                ((before / 2.0).max(self.good / 4.0), Trust::Guessed)
+            }
+            Pace::Found { .. } => (accepted.min(before), Trust::Measured),
+        };
+        if trust == Trust::Measured {
+            self.good = measured;
+        }
+        ((measured * PROBE).clamp(MIN_PER_SECOND, MAX_PER_SECOND), trust)
+    }
+
+    fn per_second(&self, now: Instant) -> f64 {
+        let learned = match self.pace {
+            Pace::Unknown { per_second, .. } => per_second,
+            Pace::Found { per_second, at, trust } => {
+                let since = now.saturating_duration_since(at);
+                let (early, late) = (since.min(QUIET), since.saturating_sub(QUIET));
+                let growth = if trust == Trust::Guessed { GUESS_GROWTH } else { GROWTH };
+                per_second
+                    * (1.0 + growth).powf(early.as_secs_f64())
+                    * (1.0 + growth.max(QUIET_GROWTH)).powf(late.as_secs_f64())
+            }
+        };
+        let told = self.options.requests_per_second.unwrap_or(f64::INFINITY);
+        learned.min(told).min(self.hinted.unwrap_or(f64::INFINITY))
+    }
+
+    fn request_bound(&self) -> BoundBy {
+        match self.pace {
+            Pace::Found { .. } => BoundBy::Refusals,
+            Pace::Unknown { .. } if self.options.requests_per_second.is_some() => BoundBy::Requests,
+            Pace::Unknown { .. } => BoundBy::Concurrency,
+        }
+    }
+}
+
+fn token_rate(limit: u64) -> Rate {
+    // Two seconds' worth may go at once.
+    Rate { limit, per: Duration::from_secs(60), burst: (limit / 30).max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::concurrency::{self, Concurrency};
+    use std::{cmp::Reverse, collections::BinaryHeap};
+    use tidegate_core::Allowance;
+
+    /// A server with a hidden token bucket, called by as many as the limits let through.
+    struct World {
+        rate: f64,
+        burst: u64,
+        latency_ms: u64,
+        refusal_latency_ms: u64,
+        retry_after: Option<Duration>,
+    }
+
+    struct Run {
+        sent: u64,
+        seconds: f64,
+    }
+
+    impl World {
+        /// Calls `rows` rows, each until it is accepted.
+        fn run(&self, rows: u64, options: Options, concurrency: concurrency::Options) -> Run {
+            let start = Instant::now();
+            let (mut pacer, mut limit) =
+                (Pacer::new(options, start), Concurrency::new(concurrency));
+            let nanos = (1e9 / self.rate) as u64;
+            let mut server =
+                Bucket::new(Rate { limit: 1, per: Duration::from_nanos(nanos), burst: self.burst });
+            // (when, order, when sent, accepted)
+            let mut answers = BinaryHeap::new();
+            let (mut now, mut done, mut sent, mut in_flight, mut rolls) =
+                (start, 0, 0u64, 0u64, 0.37);
+            while done < rows {
+                let mut wake = None;
+                while in_flight < u64::from(limit.limit()) && done + in_flight < rows {
+                    match pacer.admit(now, 0) {
+                        Go::At(at, _) => {
+                            wake = Some(at);
+                            break;
+                        }
+                        Go::Now => {
+                            let accepted = server.take(now, 1).is_ok();
+                            let latency =
+                                if accepted { self.latency_ms } else { self.refusal_latency_ms };
+                            answers.push(Reverse((
+                                now + Duration::from_millis(latency),
+                                sent,
+                                now,
+                                accepted,
+                            )));
+                            sent += 1;
+                            in_flight += 1;
+                        }
+                    }
+                }
+                let answer = answers.peek().map(|Reverse((at, ..))| *at);
+                now =
+                    wake.into_iter().chain(answer).min().expect("something happens next").max(now);
+                while let Some(&Reverse((at, _, left, accepted))) = answers.peek()
+                    && at <= now
+                {
+                    answers.pop();
+                    rolls = (rolls * 7.13) % 1.0;
+                    if accepted {
+                        done += 1;
+                        pacer.accepted(now);
+                        limit.succeeded(in_flight as u32);
+                    } else {
+                        pacer.refused(left, now, self.retry_after, rolls);
+                        limit.refused(left, now);
+                    }
+                    in_flight -= 1;
+                }
+            }
+            Run { sent, seconds: (now - start).as_secs_f64() }
+        }
+    }
+
+    fn hidden(rate: f64) -> World {
+        World {
+            rate,
+            burst: rate as u64,
+            latency_ms: 50,
+            refusal_latency_ms: 1,
+            retry_after: Some(Duration::from_secs(1)),
+        }
+    }
+
+    /// Calls per row and time against the ideal, for 2,000 rows.
+    #[track_caller]
+    fn check(world: &World, options: Options, limit: concurrency::Options, calls: f64, time: f64) {
+        let run = world.run(2000, options, limit);
+        let ideal = (2000.0 - world.burst as f64) / world.rate;
+        let (got_calls, got_time) = (run.sent as f64 / 2000.0, run.seconds / ideal);
+        assert!(
+            got_calls <= calls && got_time <= time,
+            "{got_calls:.3} x calls, {got_time:.3} x ideal time ({:.1} s)",
+            run.seconds
+        );
+    }
+
+    #[test]
+    fn finds_a_hidden_limit_with_few_refusals_and_little_waste() {
+        for rate in [40.0, 100.0, 250.0] {
+            check(&hidden(rate), Options::default(), concurrency::Options::Auto, 1.05, 1.1);
+        }
+    }
+
+    #[test]
+    fn finds_it_when_refusals_are_slow_or_the_bucket_shallow() {
+        let slow = World { refusal_latency_ms: 50, ..hidden(100.0) };
+        check(&slow, Options::default(), concurrency::Options::Auto, 1.05, 1.15);
+        let shallow = World { burst: 50, ..hidden(100.0) };
+        check(&shallow, Options::default(), concurrency::Options::Auto, 1.05, 1.35);
+    }
+
+    #[test]
+    fn finds_it_from_a_wild_start() {
+        let eager = Options { eager: true, ..Options::default() };
+        for rate in [40.0, 100.0] {
+            // The first hundred leave before anything is known: that is what was asked for.
+            check(&hidden(rate), eager, concurrency::Options::Fixed(100), 1.06, 1.2);
+        }
+    }
+
+    #[test]
+    fn keeps_to_a_told_rate() {
+        for rate in [40.0, 100.0] {
+            let told = Options { requests_per_second: Some(rate), ..Options::default() };
+            check(&hidden(rate), told, concurrency::Options::Auto, 1.01, 1.1);
+        }
+    }
+
+    #[test]
+    fn an_unlimited_upstream_is_not_held_back_for_long() {
+        let world = World { rate: 1e6, burst: 1_000_000, ..hidden(1.0) };
+        let run = world.run(20_000, Options::default(), concurrency::Options::Auto);
+        assert!(run.seconds < 4.0, "{} s", run.seconds);
+        let eager = Options { eager: true, ..Options::default() };
+        let run = world.run(20_000, eager, concurrency::Options::Fixed(400));
+        assert!(run.seconds < 2.6, "{} s for 20,000 rows of 50 ms, 400 at once", run.seconds);
+    }
+
+    #[test]
+    fn a_refusal_shuts_the_gate_for_all_and_late_ones_only_lengthen_it() {
+        let start = Instant::now();
+        let ms = |ms| start + Duration::from_millis(ms);
+        let mut pacer = Pacer::new(Options { eager: true, ..Options::default() }, start);
+        assert_eq!(pacer.admit(ms(0), 0), Go::Now);
+        assert_eq!(pacer.admit(ms(0), 0), Go::Now);
+        pacer.refused(ms(0), ms(10), Some(Duration::from_secs(1)), 0.0);
+        assert_eq!(pacer.admit(ms(10), 0), Go::At(ms(1010), BoundBy::Refusals));
+        pacer.refused(ms(0), ms(20), Some(Duration::from_secs(3)), 0.0);
+        assert_eq!(pacer.shut_for(ms(20)), Duration::from_secs(3));
+        assert_eq!(pacer.admit(ms(3020), 0), Go::Now);
+    }
+
+    #[test]
+    fn a_refusal_that_names_no_wait_backs_off_and_doubles() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(Options::default(), start);
+        let mut now = start;
+        for expected in [1000, 2000, 4000, 8000, 16_000, 20_000, 20_000] {
+            pacer.refused(now, now, None, 0.999_999);
+            let shut = pacer.shut_for(now);
+            assert!(
+                shut.as_millis().abs_diff(expected * 105 / 100) < 50,
+                "{shut:?} for {expected}"
+            );
+            now += shut;
+        }
+    }
+
+    #[test]
+    fn tokens_are_paced_and_settled() {
+        let start = Instant::now();
+        let options =
+            Options { tokens_per_minute: Some(60_000), eager: true, ..Options::default() };
+        let mut pacer = Pacer::new(options, start);
+        let s = |s| start + Duration::from_secs(s);
+        assert!(matches!(pacer.admit(s(0), 1000), Go::At(_, BoundBy::Tokens)));
+        assert_eq!(pacer.admit(s(2), 2000), Go::Now);
+        assert_eq!(
+            pacer.admit(s(2), 500),
+            Go::At(s(2) + Duration::from_millis(500), BoundBy::Tokens)
+        );
+        pacer.settle_tokens(s(2), 2000, 1000);
+        assert_eq!(pacer.admit(s(2), 500), Go::Now);
+        // More than the bucket ever holds still goes, alone.
+        assert_eq!(pacer.admit(s(10), 50_000), Go::Now);
+        assert!(matches!(pacer.admit(s(11), 1), Go::At(at, BoundBy::Tokens) if at > s(50)));
+    }
+
+    #[test]
+    fn answer_headers_seed_the_pace_when_little_is_left() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(Options { eager: true, ..Options::default() }, start);
+        let mut tell = |remaining| {
+            let requests = Allowance {
+                limit: Some(600),
+                remaining: Some(remaining),
+                reset: Some(Duration::from_secs_f64((600 - remaining) as f64 / 10.0)),
+            };
+            pacer.told(RateLimits { requests, ..RateLimits::default() });
+            pacer.rate(start)
+        };
+        assert_eq!(tell(500), None);
+        assert!((tell(100).unwrap() - 10.0).abs() < 1e-9);
+        assert_eq!(tell(300), None);
+    }
+}

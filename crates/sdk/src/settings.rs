@@ -1,0 +1,142 @@
+//! What an assembly is made from: upstreams, models, limits. The gateway's configuration file
+//! is these types with a `[server]` beside them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tidegate_core::Limits;
+use tidegate_policy::{concurrency, retry, retry_budget, setting::SecretRef, timeout};
+
+/// Upstreams, models and limits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Model servers and provider accounts, by name.
+    pub upstreams: BTreeMap<String, UpstreamSettings>,
+    /// Models callers may ask for, by the name they use.
+    pub models: BTreeMap<String, ModelSettings>,
+    /// Limits of callers.
+    pub limits: LimitsSettings,
+    /// When and how often a failed attempt is tried again.
+    pub retry: retry::Options,
+    /// How many attempts beyond the first an upstream may get.
+    pub retry_budget: retry_budget::Options,
+}
+
+/// A model server or provider account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamSettings {
+    /// Where it is, up to and including `/v1`. Required unless the protocol is "sim".
+    pub base_url: String,
+    /// The dialect it speaks. Default "openai".
+    pub protocol: Protocol,
+    /// Our key there, sent as `Authorization: Bearer`.
+    pub api_key: Option<SecretRef>,
+    /// Attempts in flight at once, per model: a number, or "auto" (the default): found from its answers.
+    pub max_concurrency: concurrency::Options,
+    /// Requests per minute it allows, per model. Default: found from its answers.
+    pub requests_per_minute: Option<f64>,
+    /// Requests per second it allows, per model. Default: found from its answers.
+    pub requests_per_second: Option<f64>,
+    /// Tokens per minute it allows, input and output together, per model. Default: no limit.
+    pub tokens_per_minute: Option<u64>,
+    /// How connections to it are made and kept.
+    pub connection: tidegate_upstream::Options,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> Self {
+        Self {
+            base_url: String::new(),
+            protocol: Protocol::Openai,
+            api_key: None,
+            max_concurrency: concurrency::Options::Auto,
+            requests_per_minute: None,
+            requests_per_second: None,
+            tokens_per_minute: None,
+            connection: tidegate_upstream::Options::default(),
+        }
+    }
+}
+
+/// The dialect an upstream speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// OpenAI's HTTP API: vLLM, SGLang, TGI, most providers.
+    #[default]
+    Openai,
+    /// The built-in simulated model server, in this process.
+    Sim,
+}
+
+/// A model as callers know it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Where its calls go. At least one.
+    pub targets: Vec<TargetSettings>,
+    /// Its clocks.
+    pub timeouts: timeout::Options,
+    /// What it costs. Without one the cost is unknown, not zero.
+    pub price: Option<Price>,
+}
+
+/// An upstream, that upstream's own model name, and a weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TargetSettings {
+    /// Name of an upstream.
+    pub upstream: String,
+    /// The upstream's own name of the model. Default: the name callers use.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Share of the calls it gets; zero parks it. Default 1.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// US dollars per million tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Prompt tokens, USD per million.
+    pub input: f64,
+    /// Answer tokens, USD per million.
+    pub output: f64,
+}
+
+/// Limits of callers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsSettings {
+    /// Applied to every caller without its own.
+    pub default: LimitSettings,
+}
+
+/// Limits of one caller; what is absent is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Requests per minute.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens per minute, input and output together.
+    pub tokens_per_minute: Option<u64>,
+    /// Calls in flight at once, streams included until their last chunk.
+    pub concurrency: Option<u32>,
+}
+
+impl From<LimitSettings> for Limits {
+    fn from(written: LimitSettings) -> Self {
+        Self {
+            requests_per_minute: written.requests_per_minute,
+            tokens_per_minute: written.tokens_per_minute,
+            concurrency: written.concurrency,
+        }
+    }
+}
