@@ -1,7 +1,7 @@
 //! What the engine calls: one dialect spoken to one upstream.
 
 use crate::{BoxFuture, Call, Reply, Result};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One try of a call at one target.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +12,8 @@ pub struct Attempt<'a> {
     pub model: &'a str,
     /// Which attempt of the call this is; the first is 1.
     pub number: u32,
+    /// How long opening a connection may take.
+    pub connect_timeout: Duration,
     /// When this attempt must have ended, the last byte included.
     pub deadline: Instant,
 }

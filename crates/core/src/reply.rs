@@ -167,6 +167,8 @@ impl Stream for Body {
         };
         if let Poll::Ready(None) = next {
             self.lease = None;
+            // What the stream holds goes with its last chunk, not with the body's last owner.
+            self.content = Content::Whole(Bytes::new());
         }
         next
     }

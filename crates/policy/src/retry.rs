@@ -45,6 +45,15 @@ impl Default for Options {
     }
 }
 
+/// Where the next attempt would go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// To a target that has failed this call already: what it asked for binds.
+    Same,
+    /// To a target not tried yet, which asked for nothing.
+    Elsewhere,
+}
+
 /// What to do after a failed attempt.
 #[derive(Debug, PartialEq)]
 pub enum Next {
@@ -57,13 +66,21 @@ pub enum Next {
 impl Options {
     /// Decides after the `counted`th counted attempt (from 1) failed with `error`, with `left`
     /// until the deadline and `roll` drawn evenly from `[0, 1)`.
-    pub fn next(&self, counted: u32, error: &Error, left: Duration, roll: f64) -> Next {
+    pub fn next(
+        &self,
+        counted: u32,
+        error: &Error,
+        place: Place,
+        left: Duration,
+        roll: f64,
+    ) -> Next {
         if counted >= self.max_attempts {
             return Next::Stop;
         }
         let wait = match error.retry() {
             Retry::Never => return Next::Stop,
             Retry::Unsent => self.backoff(self.base, counted, roll),
+            Retry::After(_) if place == Place::Elsewhere => self.backoff(self.base, counted, roll),
             Retry::After(asked) => {
                 let base = match error.class() {
                     Class::Capacity => self.base_refused,
@@ -100,10 +117,24 @@ mod tests {
     /// Waits in milliseconds after attempts 1, 2, … with `roll`, until it stops.
     #[track_caller]
     fn check(options: &Options, error: &Error, left_ms: u64, roll: f64, expected: &[u128]) {
+        check_at(Place::Same, options, error, left_ms, roll, expected);
+    }
+
+    #[track_caller]
+    fn check_at(
+        place: Place,
+        options: &Options,
+        error: &Error,
+        left_ms: u64,
+        roll: f64,
+        expected: &[u128],
+    ) {
         let waits: Vec<_> = (1..)
-            .map_while(|n| match options.next(n, error, Duration::from_millis(left_ms), roll) {
-                Next::Again(wait) => Some(wait.as_millis()),
-                Next::Stop => None,
+            .map_while(|n| {
+                match options.next(n, error, place, Duration::from_millis(left_ms), roll) {
+                    Next::Again(wait) => Some(wait.as_millis()),
+                    Next::Stop => None,
+                }
             })
             .collect();
         assert_eq!(waits, expected);
@@ -125,6 +156,11 @@ mod tests {
     fn never_sooner_than_asked() {
         check(&six(), &refusal(3000), 90_000, 0.0, &[3000; 5]);
         check(&six(), &refusal(3000), 90_000, 0.5, &[3150, 3150, 3150, 4000, 8000]);
+    }
+
+    #[test]
+    fn what_one_target_asked_does_not_bind_another() {
+        check_at(Place::Elsewhere, &six(), &refusal(60_000), 5_000, 0.5, &[25, 50, 100, 200, 400]);
     }
 
     #[test]

@@ -123,7 +123,6 @@ pub enum Shape {
 /// Learns one first-token clock from the attempts it timed.
 #[derive(Debug)]
 pub struct FirstTokenClock {
-    options: Options,
     shape: Shape,
     samples: u32,
     fit: Fit,
@@ -137,12 +136,11 @@ pub struct FirstTokenClock {
 
 impl FirstTokenClock {
     /// A clock that has seen nothing.
-    pub fn new(options: &Options, shape: Shape) -> Self {
+    pub const fn new(shape: Shape) -> Self {
         Self {
-            options: options.clone(),
             shape,
             samples: 0,
-            fit: Fit::default(),
+            fit: Fit { weight: 0.0, x: 0.0, y: 0.0, xx: 0.0, xy: 0.0 },
             quantile: 0.0,
             mean: 0.0,
             variance: 0.0,
@@ -151,10 +149,10 @@ impl FirstTokenClock {
     }
 
     /// How long to wait for the first token of an attempt with `prompt_tokens`.
-    pub fn timeout(&mut self, prompt_tokens: u64, now: Instant) -> Duration {
-        let learned = match (self.options.first_token, self.options.estimator) {
-            (FirstToken::Fixed(fixed), _) => return fixed.min(self.options.total),
-            (_, Estimator::Quantile) if self.samples < ENOUGH => self.patient(),
+    pub fn timeout(&mut self, options: &Options, prompt_tokens: u64, now: Instant) -> Duration {
+        let learned = match (options.first_token, options.estimator) {
+            (FirstToken::Fixed(fixed), _) => return fixed.min(options.total),
+            (_, Estimator::Quantile) if self.samples < ENOUGH => self.patient(options),
             (_, Estimator::Quantile) => {
                 let factor = self.slowly(MARGIN * self.quantile, now);
                 seconds(factor * self.fit.predict(prompt_tokens))
@@ -162,7 +160,7 @@ impl FirstTokenClock {
             (_, Estimator::MeanStddev) if self.samples == 0 => Duration::from_millis(500),
             (_, Estimator::MeanStddev) => seconds(self.mean + 2.0 * self.variance.sqrt()),
         };
-        learned.clamp(self.floor(), self.options.total.max(self.floor()))
+        learned.max(self.floor()).min(options.total)
     }
 
     /// An attempt showed its first token after `took`.
@@ -213,10 +211,10 @@ impl FirstTokenClock {
         self.set.map_or(wanted, |(factor, _)| factor)
     }
 
-    fn patient(&self) -> Duration {
+    fn patient(&self, options: &Options) -> Duration {
         match self.shape {
             Shape::Stream => Duration::from_secs(30),
-            Shape::Unary => self.options.total,
+            Shape::Unary => options.total,
         }
     }
 
@@ -229,7 +227,7 @@ impl FirstTokenClock {
 }
 
 /// Running least squares of `seconds ~ a + b * prompt tokens`, old samples fading.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fit {
     weight: f64,
     x: f64,
@@ -272,8 +270,12 @@ fn seconds(value: f64) -> Duration {
 mod tests {
     use super::*;
 
-    fn clock(estimator: Estimator) -> FirstTokenClock {
-        FirstTokenClock::new(&Options { estimator, ..Options::default() }, Shape::Stream)
+    fn with(estimator: Estimator) -> Options {
+        Options { estimator, ..Options::default() }
+    }
+
+    fn adaptive() -> Options {
+        with(Estimator::Quantile)
     }
 
     /// Deterministic draws from a lognormal-like law: median 1 s, p99 about 2.5 s.
@@ -290,11 +292,12 @@ mod tests {
     }
 
     /// Share of healthy attempts the clock would have timed out after learning.
-    fn mistimed(mut clock: FirstTokenClock) -> f64 {
-        let now = Instant::now();
+    fn mistimed(estimator: Estimator) -> f64 {
+        let (mut clock, now) = (FirstTokenClock::new(Shape::Stream), Instant::now());
         let mut late = 0u32;
         for (n, sample) in samples(20_000).enumerate() {
-            let limit = clock.timeout(100, now + Duration::from_millis(n as u64 * 10));
+            let limit =
+                clock.timeout(&with(estimator), 100, now + Duration::from_millis(n as u64 * 10));
             if sample > limit.as_secs_f64() {
                 late += u32::from(n > 2000);
                 clock.timed_out(limit);
@@ -307,48 +310,51 @@ mod tests {
 
     #[test]
     fn the_quantile_times_out_hardly_any_healthy_attempt() {
-        let (quantile, mean) =
-            (mistimed(clock(Estimator::Quantile)), mistimed(clock(Estimator::MeanStddev)));
+        let (quantile, mean) = (mistimed(Estimator::Quantile), mistimed(Estimator::MeanStddev));
         assert!(quantile < 0.002, "{quantile}");
         assert!(mean > 0.01, "{mean}: the comparison this default rests on");
     }
 
     #[test]
     fn it_is_patient_until_it_has_seen_enough() {
-        let (mut clock, now) = (clock(Estimator::Quantile), Instant::now());
+        let (mut clock, now) = (FirstTokenClock::new(Shape::Stream), Instant::now());
         for _ in 0..99 {
             clock.observe(Duration::from_millis(50), 10);
-            assert_eq!(clock.timeout(10, now), Duration::from_secs(30));
+            assert_eq!(clock.timeout(&adaptive(), 10, now), Duration::from_secs(30));
         }
         clock.observe(Duration::from_millis(50), 10);
-        assert_eq!(clock.timeout(10, now), Duration::from_millis(500));
+        assert_eq!(clock.timeout(&adaptive(), 10, now), Duration::from_millis(500));
     }
 
     #[test]
     fn a_long_prompt_gets_more_time() {
-        let (mut clock, now) = (clock(Estimator::Quantile), Instant::now());
+        let (mut clock, now) = (FirstTokenClock::new(Shape::Stream), Instant::now());
         for n in 0..400u64 {
             let tokens = 1000 * (1 + n % 10);
             clock.observe(Duration::from_millis(200 + tokens), tokens);
         }
-        let (short, long) = (clock.timeout(1000, now), clock.timeout(10_000, now));
+        let (short, long) =
+            (clock.timeout(&adaptive(), 1000, now), clock.timeout(&adaptive(), 10_000, now));
         assert!(long > 3 * short, "{short:?} {long:?}");
     }
 
     #[test]
     fn it_follows_a_slower_server_and_not_by_leaps() {
-        let (mut clock, start) = (clock(Estimator::Quantile), Instant::now());
+        let (mut clock, start) = (FirstTokenClock::new(Shape::Stream), Instant::now());
         for _ in 0..200 {
             clock.observe(Duration::from_secs(1), 10);
         }
-        let before = clock.timeout(10, start);
+        let before = clock.timeout(&adaptive(), 10, start);
         for n in 1..=60 {
             let now = start + Duration::from_secs(n);
-            let limit = clock.timeout(10, now);
+            let limit = clock.timeout(&adaptive(), 10, now);
             assert!(limit <= before * 70, "{limit:?}");
             (0..5).for_each(|_| clock.observe(Duration::from_secs(4), 10));
         }
-        assert!(clock.timeout(10, start + Duration::from_secs(90)) > Duration::from_secs(4));
+        assert!(
+            clock.timeout(&adaptive(), 10, start + Duration::from_secs(90))
+                > Duration::from_secs(4)
+        );
     }
 
     #[test]
@@ -359,13 +365,13 @@ mod tests {
         };
         let now = Instant::now();
         assert_eq!(
-            FirstTokenClock::new(&fixed, Shape::Stream).timeout(9, now),
+            FirstTokenClock::new(Shape::Stream).timeout(&fixed, 9, now),
             Duration::from_secs(3)
         );
-        let mut unary = FirstTokenClock::new(&Options::default(), Shape::Unary);
-        assert_eq!(unary.timeout(9, now), Duration::from_secs(600));
+        let mut unary = FirstTokenClock::new(Shape::Unary);
+        assert_eq!(unary.timeout(&adaptive(), 9, now), Duration::from_secs(600));
         (0..200).for_each(|_| unary.observe(Duration::from_millis(50), 9));
-        assert_eq!(unary.timeout(9, now), Duration::from_secs(10));
+        assert_eq!(unary.timeout(&adaptive(), 9, now), Duration::from_secs(10));
     }
 
     #[test]

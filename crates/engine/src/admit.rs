@@ -1,0 +1,70 @@
+//! Admission: who may enter, and how many at once. What it grants is given back by dropping it.
+
+use crate::tenants::{TenantLease, Tenants};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+use std::time::Duration;
+use tidegate_core::{Call, Error, Kind, Limits, Origin, Result};
+
+/// Everything admission granted one call.
+pub(crate) struct Lease {
+    /// The tenant's slot and reservation; `None` for a tenant without limits.
+    pub(crate) tenant: Option<TenantLease>,
+    _slot: Slot,
+}
+
+/// Decides whether a call may enter.
+pub(crate) struct Admission {
+    max_in_flight: usize,
+    in_flight: Arc<AtomicUsize>,
+    tenants: Tenants,
+}
+
+impl Admission {
+    pub(crate) fn new(max_in_flight: usize, default_limits: Limits) -> Self {
+        Self { max_in_flight, in_flight: Arc::default(), tenants: Tenants::new(default_limits) }
+    }
+
+    /// Admits `call`, or says why not.
+    pub(crate) fn admit(&self, call: &Call) -> Result<Lease> {
+        let now = crate::attempt::now();
+        if call.deadline <= now {
+            return Err(Error::new(
+                Kind::DeadlineExceeded,
+                Origin::Caller,
+                "the deadline had passed before the call was admitted",
+            ));
+        }
+        let slot = Slot::take(&self.in_flight, self.max_in_flight)?;
+        let tenant = self.tenants.admit(call, now)?;
+        Ok(Lease { tenant, _slot: slot })
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+}
+
+/// One of the gateway's own slots.
+struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    fn take(in_flight: &Arc<AtomicUsize>, max: usize) -> Result<Self> {
+        // Taken first and given back when it was one too many: no loop, and never above the limit.
+        let slot = Self(in_flight.clone());
+        if in_flight.fetch_add(1, Relaxed) < max {
+            return Ok(slot);
+        }
+        let message = format!("the gateway has {max} calls in flight already; try again shortly");
+        Err(Error::new(Kind::Overloaded, Origin::Gateway, message)
+            .with_retry_after(Some(Duration::from_secs(1))))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

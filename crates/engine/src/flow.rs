@@ -1,0 +1,92 @@
+//! A reply's body on its way to the caller: its clocks run, its usage is read, its slot is held.
+
+use crate::{attempt::now, gate::Permit};
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tidegate_core::{BoxStream, Clock, Error, Kind, Meter, Origin, Reply, Result};
+use tokio::time::{Sleep, sleep_until};
+
+/// A streamed body between provider and settlement.
+pub(crate) struct Flow {
+    stream: BoxStream<'static, Result<Bytes>>,
+    permit: Permit,
+    meter: Option<Arc<Meter>>,
+    idle: Duration,
+    end: Instant,
+    deadline: Instant,
+    clock: Pin<Box<Sleep>>,
+}
+
+impl Flow {
+    /// Puts the attempt's slot and clocks on a streamed body; a whole one gives its slot back now.
+    pub(crate) fn wrap(
+        mut reply: Reply,
+        mut permit: Permit,
+        idle: Duration,
+        end: Instant,
+        deadline: Instant,
+    ) -> Reply {
+        if reply.body.as_whole().is_some() {
+            if let Some(usage) = reply.usage {
+                permit.settle(usage);
+            }
+            return reply;
+        }
+        let meter = reply.meter.clone();
+        reply.body = reply.body.map_stream(|stream| {
+            let clock = Box::pin(sleep_until((now() + idle).min(end).into()));
+            Self { stream, permit, meter, idle, end, deadline, clock }
+        });
+        reply
+    }
+
+    fn ran_out(&self) -> Error {
+        let now = now();
+        if now >= self.deadline {
+            let message = "the deadline passed before the answer was complete";
+            return Error::new(Kind::DeadlineExceeded, Origin::Upstream, message);
+        }
+        let (clock, message) = if now >= self.end {
+            (Clock::Total, "the answer took too long".to_owned())
+        } else {
+            (Clock::Idle, format!("the upstream sent nothing for {:?}", self.idle))
+        };
+        Error::new(Kind::UpstreamTimeout(clock), Origin::Upstream, message)
+    }
+}
+
+impl Stream for Flow {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.stream.poll_next_unpin(cx) {
+            Poll::Ready(Some(Ok(chunk))) => {
+                let next = (now() + self.idle).min(self.end);
+                self.clock.as_mut().reset(next.into());
+                Poll::Ready(Some(Ok(chunk)))
+            }
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending => {
+                std::task::ready!(self.clock.poll_unpin(cx));
+                let error = self.ran_out();
+                // The upstream is let go at once, not when the caller has read the error.
+                self.stream = futures_util::stream::empty().boxed();
+                Poll::Ready(Some(Err(error)))
+            }
+        }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if let Some(usage) = self.meter.as_ref().and_then(|meter| meter.usage()) {
+            self.permit.settle(usage);
+        }
+    }
+}

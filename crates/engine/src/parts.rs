@@ -1,0 +1,73 @@
+//! What an engine is made of.
+
+use crate::Records;
+use std::{collections::BTreeMap, fmt, sync::Arc};
+use tidegate_core::{Limits, Provider, Store};
+use tidegate_policy::{concurrency, pacer, retry, retry_budget, timeout};
+
+/// Everything an [`crate::Engine`] needs, built and ready.
+pub struct Parts {
+    /// Who the callers are.
+    pub store: Arc<dyn Store>,
+    /// Upstreams by name.
+    pub upstreams: BTreeMap<Arc<str>, Upstream>,
+    /// Models by the name callers use.
+    pub models: BTreeMap<Arc<str>, Model>,
+    /// Upstream that takes every model not named in `models`, by the caller's own name for it.
+    pub any_model: Option<Arc<str>>,
+    /// Limits of callers without their own.
+    pub default_limits: Limits,
+    /// Calls in flight at once, of all callers together; more are refused.
+    pub max_in_flight: usize,
+    /// When and how often a failed attempt is tried again.
+    pub retry: retry::Options,
+    /// How many attempts beyond the first an upstream may get.
+    pub retry_budget: retry_budget::Options,
+    /// Where the record of each ended call goes.
+    pub records: Option<Records>,
+    /// Seed of the engine's chance: jitter and weighted picks.
+    pub seed: u64,
+}
+
+/// One upstream.
+#[derive(Clone)]
+pub struct Upstream {
+    /// How it is spoken to.
+    pub provider: Arc<dyn Provider>,
+    /// Attempts it may have in flight, per model.
+    pub concurrency: concurrency::Options,
+    /// Rates it is known to allow, per model.
+    pub pacer: pacer::Options,
+}
+
+/// One model as callers know it.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// Where its calls go.
+    pub targets: Vec<Target>,
+    /// Its clocks.
+    pub timeouts: timeout::Options,
+}
+
+/// An upstream, that upstream's own model name, and a weight.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Name of the upstream.
+    pub upstream: Arc<str>,
+    /// The upstream's own name of the model.
+    pub model: Arc<str>,
+    /// Share of the calls it gets; zero parks it.
+    pub weight: u32,
+}
+
+/// The parts do not fit together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartsError(pub(crate) String);
+
+impl fmt::Display for PartsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PartsError {}

@@ -1,0 +1,214 @@
+//! Settle: the one place every call passes exactly once, however it ends.
+//!
+//! A [`Settlement`] is opened before anything else and closed by its `Drop`: answered, refused,
+//! failed, timed out, or abandoned by its caller in any phase. Slots and reservations are given
+//! back there and the call's record is written there.
+
+use crate::{admit::Lease, attempt::now, route::Target};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant, SystemTime},
+};
+use tidegate_core::{
+    BoxStream, Call, Error, Front, Kind, Meter, Operation, Reply, Result, Served, Usage,
+};
+
+/// Where the record of each ended call goes. Called on the hot path: must not block.
+pub type Records = Arc<dyn Fn(Record) + Send + Sync>;
+
+/// What became of one call. No prompt, no answer, no key.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Id of the call.
+    pub id: Arc<str>,
+    /// The way it came in.
+    pub front: Front,
+    /// Who asked.
+    pub tenant: Arc<str>,
+    /// What was asked for.
+    pub operation: Operation,
+    /// Model, as the caller named it.
+    pub model: Arc<str>,
+    /// Whether a stream was asked for.
+    pub stream: bool,
+    /// Upstream of the last attempt, if any.
+    pub upstream: Option<Arc<str>>,
+    /// That upstream's own name of the model.
+    pub upstream_model: Option<Arc<str>>,
+    /// Attempts sent.
+    pub attempts: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Tokens used, as far as the upstream said.
+    pub usage: Option<Usage>,
+    /// When it began.
+    pub started_at: SystemTime,
+    /// From its beginning to its first chunk; `None` when there was none.
+    pub first_chunk: Option<Duration>,
+    /// From its beginning to its end.
+    pub duration: Duration,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered to the last byte.
+    Ok,
+    /// Ended by an error.
+    Failed(Kind),
+    /// Abandoned by its caller.
+    Cancelled,
+}
+
+/// The account of one call, from its first moment to its last.
+pub(crate) struct Settlement {
+    record: Option<Box<Record>>,
+    records: Option<Records>,
+    lease: Option<Lease>,
+    meter: Option<Arc<Meter>>,
+    served: Served,
+    usage: Option<Usage>,
+    outcome: Outcome,
+    first_chunk: Option<Duration>,
+    started: Instant,
+}
+
+impl Settlement {
+    pub(crate) fn open(call: &Call, records: Option<Records>) -> Self {
+        let record = records.is_some().then(|| {
+            Box::new(Record {
+                id: call.id.clone(),
+                front: call.front,
+                tenant: call.tenant.id.clone(),
+                operation: call.operation,
+                model: call.model.clone(),
+                stream: call.stream,
+                upstream: None,
+                upstream_model: None,
+                attempts: 0,
+                outcome: Outcome::Cancelled,
+                usage: None,
+                started_at: SystemTime::now(),
+                first_chunk: None,
+                duration: Duration::ZERO,
+            })
+        });
+        Self {
+            record,
+            records,
+            lease: None,
+            meter: None,
+            served: Served::default(),
+            usage: None,
+            // Whoever drops it without another word has hung up.
+            outcome: Outcome::Cancelled,
+            first_chunk: None,
+            started: now(),
+        }
+    }
+
+    /// Takes over what admission granted.
+    pub(crate) fn hold(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+    }
+
+    /// Notes an attempt that is about to be sent.
+    pub(crate) fn attempt(&mut self, target: &Target, number: u32) {
+        self.served.upstream = target.upstream.clone();
+        self.served.model = target.model.clone();
+        self.served.attempts = number;
+    }
+
+    /// Notes how long an attempt sent at `sent` kept us waiting.
+    pub(crate) fn attempt_ended(&mut self, sent: Instant) {
+        self.served.upstream_time += now().saturating_duration_since(sent);
+    }
+
+    /// The call failed with `error`.
+    pub(crate) fn fail(mut self, error: Error) -> Error {
+        self.outcome = Outcome::Failed(error.kind());
+        error
+    }
+
+    /// The call is answered: the settlement rides on the reply's body until its last byte.
+    pub(crate) fn ride(mut self, mut reply: Reply) -> Reply {
+        if let Some(tenant) = self.lease.as_ref().and_then(|lease| lease.tenant.as_ref()) {
+            self.served.tenant = tenant.told(now());
+        }
+        reply.served = self.served.clone();
+        self.first_chunk = Some(self.started.elapsed_on_the_runtime());
+        self.usage = reply.usage;
+        self.meter = reply.meter.clone();
+        if reply.body.as_whole().is_some() {
+            self.outcome = Outcome::Ok;
+            reply.body = reply.body.holding(Box::new(self));
+        } else {
+            reply.body = reply.body.map_stream(|stream| Settling { stream, settlement: self });
+        }
+        reply
+    }
+}
+
+impl Drop for Settlement {
+    fn drop(&mut self) {
+        let usage = self.meter.as_ref().and_then(|meter| meter.usage()).or(self.usage);
+        if let Some(tenant) = self.lease.as_mut().and_then(|lease| lease.tenant.as_mut()) {
+            // A call no attempt was sent for has used nothing; one whose usage nobody told keeps
+            // its reservation.
+            match usage {
+                Some(usage) => tenant.settle(usage, now()),
+                None if self.served.attempts == 0 => tenant.settle(Usage::default(), now()),
+                None => {}
+            }
+        }
+        let (Some(mut record), Some(records)) = (self.record.take(), &self.records) else { return };
+        if self.served.attempts > 0 {
+            record.upstream = Some(self.served.upstream.clone());
+            record.upstream_model = Some(self.served.model.clone());
+        }
+        record.attempts = self.served.attempts;
+        record.outcome = self.outcome;
+        record.usage = usage;
+        record.first_chunk = self.first_chunk;
+        record.duration = self.started.elapsed_on_the_runtime();
+        records(*record);
+    }
+}
+
+/// A streamed body with its call's settlement on it.
+struct Settling {
+    stream: BoxStream<'static, Result<Bytes>>,
+    settlement: Settlement,
+}
+
+impl Stream for Settling {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.stream.poll_next_unpin(cx);
+        match &next {
+            Poll::Ready(None) if self.settlement.outcome == Outcome::Cancelled => {
+                self.settlement.outcome = Outcome::Ok;
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.settlement.outcome = Outcome::Failed(error.kind());
+            }
+            _ => {}
+        }
+        next
+    }
+}
+
+trait ElapsedOnTheRuntime {
+    fn elapsed_on_the_runtime(&self) -> Duration;
+}
+
+impl ElapsedOnTheRuntime for Instant {
+    fn elapsed_on_the_runtime(&self) -> Duration {
+        now().saturating_duration_since(*self)
+    }
+}
