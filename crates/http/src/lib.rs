@@ -1,1 +1,28 @@
-//! placeholder
+//! The HTTP front: OpenAI's API on our own accept loop (SPEC §4).
+//!
+//! A request becomes a [`tidegate_core::Call`], the answer of an [`Answer`] becomes a response;
+//! nothing here knows who answers. hyper parses and frames; everything hyper leaves open is
+//! closed here: timers, limits, strict checks, cancellation and drain.
+//!
+//! Read in this order: `accept` (the loop and the drain), `connection` (one connection and its
+//! clocks), `service` (one request from head to answer), then `strict`, `intake` and `outcome`
+//! for the details of each step.
+//!
+//! [`Answer`]: tidegate_core::Answer
+
+mod accept;
+mod body;
+mod connection;
+mod intake;
+mod options;
+mod outcome;
+mod pulse;
+mod request_id;
+mod routes;
+mod service;
+mod socket;
+mod strict;
+mod tls;
+
+pub use accept::{Drained, serve, serve_connection};
+pub use options::{Options, Tls};

@@ -1,1 +1,15 @@
-//! placeholder
+//! Shared state: who the callers are, and how their keys are kept.
+//!
+//! [`Memory`] forgets at the end of the process; [`Sqlite`] keeps one file in the data directory
+//! and notices what other processes write to it. Both answer [`tidegate_core::Store::identify`]
+//! from the same in-memory directory, so the hot path never does I/O. Both pass the behaviour
+//! suite in `tests/it`.
+
+mod directory;
+pub mod key;
+mod memory;
+mod sqlite;
+
+pub use directory::MAX_KEYS;
+pub use memory::Memory;
+pub use sqlite::Sqlite;

@@ -1,1 +1,35 @@
-//! placeholder
+//! Sockets out: connections to model servers, and the provider that speaks OpenAI's dialect
+//! over them.
+//!
+//! Top to bottom:
+//!
+//! - [`Upstream`] is the provider: it writes the request, reads the answer and classifies
+//!   whatever goes wrong;
+//! - `reply`, `unary` and `events` make a reply of an answer, `decode` undoes its compression;
+//! - `pool` lends connections, `body` brings them back, `h1` and `h2` are the two sorts;
+//! - `connect` opens them, with `dns` and `tls`.
+//!
+//! # Why a pool of our own
+//!
+//! The stock pool has no limit on connections (racing connects open hundreds where fifty were
+//! wanted), no lifetime, and one HTTP/2 connection per host, whatever the server's stream limit.
+
+mod body;
+mod connect;
+mod decode;
+mod dns;
+mod events;
+mod fault;
+mod h1;
+mod h2;
+mod openai;
+mod options;
+mod pool;
+mod reply;
+mod request;
+mod stream;
+mod tls;
+mod unary;
+
+pub use openai::Upstream;
+pub use options::Options;

@@ -1,0 +1,476 @@
+//! Lines of JSONL: which of the three shapes a line has, and its request.
+//!
+//! | line | is |
+//! |---|---|
+//! | `{"custom_id", "method", "url", "body": {…}}` | OpenAI's batch line |
+//! | `{"messages": […], …}`, or with `prompt` or `input` | a body |
+//! | any other object, and with `--prompt` all but the first two | a row of columns |
+
+use super::{NO_MODEL, Prepared, Recipe, content_fields, is_identifier};
+use crate::{
+    input::{Fault, json},
+    order,
+    template::{Columns, list},
+};
+use std::{borrow::Cow, sync::Arc};
+use tidegate_core::Operation;
+use tidegate_wire::batch_line;
+
+/// Longest `custom_id`, as in OpenAI's batch lines.
+const MAX_CUSTOM_ID_BYTES: usize = 512;
+
+/// What a line of JSONL is.
+enum Shape {
+    BatchLine,
+    Body,
+    Row,
+    Nothing(String),
+}
+
+/// The fields of an object that decide what it is.
+#[derive(Default)]
+struct Known<'a> {
+    custom_id: Option<json::Raw<'a>>,
+    method: Option<json::Raw<'a>>,
+    url: Option<json::Raw<'a>>,
+    body: Option<json::Raw<'a>>,
+    model: Option<json::Raw<'a>>,
+    messages: Option<json::Raw<'a>>,
+    prompt: Option<json::Raw<'a>>,
+    input: Option<json::Raw<'a>>,
+    priority: Option<json::Raw<'a>>,
+    /// A field of these that stands a second time.
+    twice: Option<(&'static str, json::Raw<'a>)>,
+}
+
+impl Recipe {
+    /// The request of one line of JSONL, whichever of its three shapes it has.
+    ///
+    /// # Errors
+    ///
+    /// What makes it none.
+    pub(crate) fn line<'a>(&self, text: &'a str) -> Result<Prepared<'a>, Fault> {
+        let known = Known::read(text, self.priority_column.as_deref())?;
+        let id = known.custom_id.and_then(|raw| id_of(raw.get()));
+        let prepared = match self.shape(text, &known) {
+            Shape::BatchLine => self.batch_line(text, &known),
+            Shape::Body => self.body(text, &known),
+            Shape::Row => self.row(Columns::Object(text)),
+            Shape::Nothing(why) => Err(Fault::new(why)),
+        };
+        let prepared = prepared.and_then(|mut prepared| {
+            prepared.priority = match known.priority {
+                Some(raw) => priority(raw.get().trim_matches('"'), || {
+                    Fault::of(text, raw.get(), self.bad_priority(raw.get()))
+                })?,
+                None => prepared.priority,
+            };
+            Ok(prepared)
+        });
+        prepared.map_err(|mut fault| {
+            fault.custom_id = fault.custom_id.or(id.map(|id| Arc::from(&*id)));
+            fault
+        })
+    }
+
+    fn shape(&self, text: &str, known: &Known<'_>) -> Shape {
+        let has_body = known.body.is_some_and(|raw| raw.get().starts_with('{'));
+        let named = known.url.is_some() || known.method.is_some() || known.custom_id.is_some();
+        let templated = self.templates.is_some();
+        if has_body && (named || !templated) || known.url.is_some() && known.method.is_some() {
+            return Shape::BatchLine;
+        }
+        let messages = known.messages.is_some_and(|raw| raw.get().starts_with('['));
+        if templated {
+            return if messages { Shape::Body } else { Shape::Row };
+        }
+        if known.messages.is_some() || known.prompt.is_some() || known.input.is_some() {
+            return Shape::Body;
+        }
+        let names = Columns::Object(text).names();
+        Shape::Nothing(format!(
+            "the line is no request: it has no 'messages', 'prompt', 'input' or 'body'; to make a \
+             request of its columns ({}), name them in a template: --prompt '{{{{ {} }}}}'",
+            list(&names),
+            names.iter().find(|name| is_identifier(name)).map_or("name", |name| name)
+        ))
+    }
+
+    fn batch_line<'a>(&self, text: &'a str, known: &Known<'a>) -> Result<Prepared<'a>, Fault> {
+        let line = batch_line::read(text.as_bytes()).map_err(|error| {
+            let at = match error.param() {
+                Some("custom_id") => known.custom_id,
+                Some("method") => known.method,
+                Some("url") => known.url,
+                Some("body") => known.body,
+                _ => None,
+            };
+            match at {
+                Some(raw) => Fault::of(text, raw.get(), error.message()),
+                None => Fault::new(error.message()),
+            }
+        })?;
+        let body = &text[line.body];
+        let inner = Known::read(body, None).map_err(|fault| Fault { column: None, ..fault })?;
+        let mut prepared = self.ready(line.operation, text, Cow::Borrowed(body), &inner)?;
+        prepared.custom_id = line.custom_id.map(|id| Cow::Owned(id.into_string()));
+        Ok(prepared)
+    }
+
+    fn body<'a>(&self, text: &'a str, known: &Known<'a>) -> Result<Prepared<'a>, Fault> {
+        let operation = match self.endpoint {
+            // A body that is plainly for another operation says so by its field.
+            Operation::ChatCompletions if known.messages.is_none() && known.prompt.is_some() => {
+                Operation::Completions
+            }
+            Operation::ChatCompletions if known.messages.is_none() => {
+                return Err(Fault::new(
+                    "a body with 'input' is for embeddings or responses: say which with \
+                     --endpoint embeddings or --endpoint responses",
+                ));
+            }
+            endpoint => endpoint,
+        };
+        let (id, body) = match known.custom_id {
+            Some(raw) => {
+                let id = id_of(raw.get()).map(checked_id).transpose();
+                let id = id.map_err(|fault| Fault::of(text, raw.get(), fault.message))?;
+                // The id is ours: an upstream would refuse a field it does not know.
+                (id, Cow::Owned(json::without(text, "custom_id", raw)))
+            }
+            None => (None, Cow::Borrowed(text.trim_ascii())),
+        };
+        let mut prepared = self.ready(operation, text, body, known)?;
+        prepared.custom_id = id;
+        Ok(prepared)
+    }
+
+    /// A ready-made `body`, whose fields `known` stand somewhere in `line`.
+    fn ready<'a>(
+        &self,
+        operation: Operation,
+        line: &'a str,
+        mut body: Cow<'a, str>,
+        known: &Known<'a>,
+    ) -> Result<Prepared<'a>, Fault> {
+        if let Some((name, raw)) = known.twice {
+            return Err(Fault::of(line, raw.get(), format!("'{name}' stands twice: keep one")));
+        }
+        let prompt = content_of(operation, known).map_err(|(raw, message)| match raw {
+            Some(raw) => Fault::of(line, raw.get(), message),
+            None => Fault::new(message),
+        })?;
+        let own = known.model.filter(|raw| raw.get() != "null");
+        let model = match (&self.model, own) {
+            (None, Some(raw)) => json::text_of(raw)
+                .ok_or_else(|| Fault::of(line, raw.get(), "'model' must be a string"))?,
+            (Some(model), _) => Cow::Owned(model.clone()),
+            (None, None) => Cow::Owned(self.default_model.clone().ok_or(Fault::new(NO_MODEL))?),
+        };
+        if self.model.is_some() || own.is_none() {
+            let mut quoted = String::new();
+            json::push_string(&mut quoted, &model);
+            body = Cow::Owned(json::set(&body, &["model".to_owned()], &quoted)?);
+        }
+        body = self.with_extras(operation, body)?;
+        Ok(Prepared {
+            operation,
+            model,
+            custom_id: None,
+            body,
+            columns: None,
+            image: None,
+            priority: 0.0,
+            prefix_key: if self.by_prefix { order::prefix_key(prompt) } else { 0 },
+        })
+    }
+
+    pub(super) fn bad_priority(&self, found: &str) -> String {
+        let column = self.priority_column.as_deref().unwrap_or_default();
+        format!("the priority column '{column}' is {found}, which is not a number")
+    }
+}
+
+impl<'a> Known<'a> {
+    fn read(text: &'a str, priority: Option<&str>) -> Result<Self, Fault> {
+        let mut known = Self::default();
+        json::fields(text, |key, raw| {
+            if priority == Some(&*key.0) {
+                known.priority = Some(raw);
+            }
+            let (slot, name) = match &*key.0 {
+                "custom_id" => (&mut known.custom_id, "custom_id"),
+                "method" => (&mut known.method, "method"),
+                "url" => (&mut known.url, "url"),
+                "body" => (&mut known.body, "body"),
+                "model" => (&mut known.model, "model"),
+                "messages" => (&mut known.messages, "messages"),
+                "prompt" => (&mut known.prompt, "prompt"),
+                "input" => (&mut known.input, "input"),
+                _ => return,
+            };
+            if slot.replace(raw).is_some() {
+                known.twice = Some((name, raw));
+            }
+        })?;
+        Ok(known)
+    }
+}
+
+/// The part of a ready-made body that is its prompt.
+fn content_of<'a>(
+    operation: Operation,
+    known: &Known<'a>,
+) -> Result<&'a str, (Option<json::Raw<'a>>, String)> {
+    let found = match operation {
+        Operation::ChatCompletions => match known.messages {
+            Some(raw) if !raw.get().starts_with('[') => {
+                return Err((Some(raw), "'messages' must be an array".into()));
+            }
+            messages => messages,
+        },
+        Operation::Completions => known.prompt,
+        Operation::Embeddings => known.input,
+        Operation::Responses => known.input.or(known.prompt),
+    };
+    found.map(|raw| raw.get()).ok_or_else(|| {
+        let field = content_fields(operation)[0];
+        (None, format!("'{field}' is missing, which /v1{} needs", operation.path()))
+    })
+}
+
+/// A row's own id: its text, or a number's digits; nothing for null and empty.
+fn id_of(json: &str) -> Option<Cow<'_, str>> {
+    match json.as_bytes().first() {
+        Some(b'"') => serde_json::from_str::<json::Key<'_>>(json)
+            .ok()
+            .map(|key| key.0)
+            .filter(|id| !id.is_empty()),
+        Some(b'-' | b'0'..=b'9') => Some(Cow::Borrowed(json)),
+        _ => None,
+    }
+}
+
+/// `id`, unless it is too long.
+pub(super) fn checked_id(id: Cow<'_, str>) -> Result<Cow<'_, str>, Fault> {
+    match id.len() <= MAX_CUSTOM_ID_BYTES {
+        true => Ok(id),
+        false => {
+            Err(Fault::new(format!("the custom_id is longer than {MAX_CUSTOM_ID_BYTES} bytes")))
+        }
+    }
+}
+
+/// A priority as it stands in a row; none is 0.
+pub(super) fn priority(text: &str, fault: impl FnOnce() -> Fault) -> Result<f64, Fault> {
+    match text.trim() {
+        "" | "null" => Ok(0.0),
+        text => text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(fault),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{body::check as check_body, input::InputOptions};
+
+    /// What a line becomes: `operation id body`, or `column: message`.
+    fn made(options: &InputOptions, line: &str) -> String {
+        let recipe = Recipe::new(options).unwrap();
+        let prepared = recipe.line(line).and_then(|prepared| {
+            check_body(Some(line), prepared.operation, &prepared.body)?;
+            Ok(prepared)
+        });
+        match prepared {
+            Ok(row) => {
+                let id = row.custom_id.as_deref().unwrap_or("-");
+                format!("{} {id} {}", row.operation.name(), row.body)
+            }
+            Err(fault) => {
+                let column = fault.column.map_or("-".to_owned(), |column| column.to_string());
+                format!("{column}: {}", fault.message)
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(options: &InputOptions, line: &str, expected: &str) {
+        let got = made(options, line);
+        assert!(got.starts_with(expected), "{line}\n{got}");
+    }
+
+    fn options() -> InputOptions {
+        InputOptions { default_model: Some("d".into()), ..InputOptions::default() }
+    }
+
+    fn templated() -> InputOptions {
+        InputOptions { prompt: Some("Say {{ text }}".into()), ..options() }
+    }
+
+    #[test]
+    fn the_three_shapes() {
+        let o = &options();
+        check(
+            o,
+            r#"{"custom_id":"r1","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x","x":1.50}}"#,
+            r#"embeddings r1 {"model":"m","input":"x","x":1.50}"#,
+        );
+        check(
+            o,
+            r#"  {"messages":[{"role":"user","content":"hi"}],"k":[1, 2]} "#,
+            r#"chat - {"messages":[{"role":"user","content":"hi"}],"k":[1, 2],"model":"d"}"#,
+        );
+        check(
+            &templated(),
+            r#"{"text":"a\n\"b\"","custom_id":7}"#,
+            r#"chat 7 {"model":"d","messages":[{"role":"user","content":"Say a\n\"b\""}]}"#,
+        );
+        check(o, r#"{"text":"x","id":1}"#, "-: the line is no request: it has no 'messages'");
+    }
+
+    #[test]
+    fn with_a_template_columns_may_be_called_anything() {
+        let o = &templated();
+        for line in [
+            r#"{"text":"x","prompt":"p","input":"i"}"#,
+            r#"{"text":"x","body":"an e-mail","url":"https://example.com"}"#,
+            r#"{"text":"x","messages":"none"}"#,
+        ] {
+            check(
+                o,
+                line,
+                r#"chat - {"model":"d","messages":[{"role":"user","content":"Say x"}]}"#,
+            );
+        }
+        check(o, r#"{"messages":[],"model":"m"}"#, r#"chat - {"messages":[],"model":"m"}"#);
+        check(o, r#"{"txt":"x"}"#, "-: the template names column 'text'");
+    }
+
+    #[test]
+    fn a_bodys_operation() {
+        let o = &options();
+        check(o, r#"{"prompt":"x","model":"m"}"#, "text_completion - ");
+        check(o, r#"{"input":"x"}"#, "-: a body with 'input' is for embeddings or responses");
+        let embed = InputOptions { endpoint: Operation::Embeddings, ..options() };
+        check(&embed, r#"{"input":"x","model":"m"}"#, "embeddings - ");
+        check(&embed, r#"{"messages":[],"model":"m"}"#, "-: 'input' is missing");
+        let responses = InputOptions { endpoint: Operation::Responses, ..options() };
+        check(&responses, r#"{"input":[],"model":"m"}"#, "responses - ");
+        check(o, r#"{"messages":"hi","model":"m"}"#, "13: 'messages' must be an array");
+    }
+
+    #[test]
+    fn the_model_of_a_body() {
+        let line = r#"{"messages":[],"model":"own"}"#;
+        check(&options(), line, r#"chat - {"messages":[],"model":"own"}"#);
+        let told = InputOptions { model: Some("to\"ld".into()), ..options() };
+        check(&told, line, r#"chat - {"messages":[],"model":"to\"ld"}"#);
+        check(
+            &told,
+            r#"{"model":null,"messages":[]}"#,
+            r#"chat - {"model":"to\"ld","messages":[]}"#,
+        );
+        let none = InputOptions::default();
+        check(&none, r#"{"messages":[]}"#, "-: no model is named");
+        check(&none, r#"{"messages":[],"model":7}"#, "24: 'model' must be a string");
+        check(&none, r#"{"messages":[],"model":""}"#, "24: the field `model` is empty");
+        check(&none, r#"{"model":"a","messages":[],"model":"b"}"#, "36: 'model' stands twice");
+    }
+
+    #[test]
+    fn an_id_beside_a_body_is_ours_and_not_the_upstreams() {
+        check(
+            &options(),
+            r#"{"custom_id":"r","messages":[],"model":"m"}"#,
+            r#"chat r {"messages":[],"model":"m"}"#,
+        );
+        let long = format!(r#"{{"custom_id":"{}","messages":[],"model":"m"}}"#, "x".repeat(513));
+        check(&options(), &long, "14: the custom_id is longer");
+    }
+
+    #[test]
+    fn set_and_schema_are_spliced() {
+        let set = [("body.temperature", "0"), ("body.x.y", "warm"), ("body.seed", "\"1\"")];
+        let set = set.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let o = InputOptions { set, ..templated() };
+        check(
+            &o,
+            r#"{"temperature":1,"messages":[],"x":{"z":1.0}, "model":"m"}"#,
+            r#"chat - {"temperature":0,"messages":[],"x":{"z":1.0,"y":"warm"}, "model":"m","seed":"1"}"#,
+        );
+        check(
+            &o,
+            r#"{"text":"t"}"#,
+            r#"chat - {"model":"d","temperature":0,"x":{"y":"warm"},"seed":"1","messages":[{"role""#,
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let schema = dir.path().join("s.json");
+        std::fs::write(&schema, r#"{"type": "object"}"#).unwrap();
+        let o = InputOptions { schema: Some(schema), ..templated() };
+        check(
+            &o,
+            r#"{"text":"t"}"#,
+            r#"chat - {"model":"d","response_format":{"type":"json_schema""#,
+        );
+        check(
+            &o,
+            r#"{"url":"/v1/embeddings","method":"POST","body":{"input":"x","model":"m"}}"#,
+            "-: --schema does not go with /v1/embeddings",
+        );
+    }
+
+    #[test]
+    fn bad_lines_name_their_column() {
+        let o = &options();
+        check(o, r#"{"messages":[],"model":"m","stream":true}"#, "37: 'stream' is true");
+        check(o, r#"{"messages":[],"model":"m","max_tokens":"7"}"#, "41: the field `max_tokens`");
+        check(
+            o,
+            r#"{"custom_id":"a","method":"GET","url":"/v1/embeddings","body":{}}"#,
+            "27: `method`",
+        );
+        check(
+            o,
+            r#"{"method":"POST","url":"https://x/v1/embeddings","body":{}}"#,
+            "24: `url` must be one of",
+        );
+        check(
+            o,
+            r#"{"method":"POST","url":"file:///etc/passwd","body":{}}"#,
+            "24: `url` must be one of",
+        );
+        check(
+            o,
+            r#"{"custom_id":7,"url":"/v1/embeddings","body":{}}"#,
+            "14: the field `custom_id`",
+        );
+        check(
+            o,
+            r#"{"custom_id":"a","url":"/v1/chat/completions","body":{"model":"m"}}"#,
+            "-: 'messages' is missing",
+        );
+        check(
+            o,
+            r#"{"custom_id":"a","url":"/v1/chat/completions","body":{"messages":[],"stream":true}}"#,
+            "-: 'stream' is true",
+        );
+        check(o, r#"{"url":"/v1/embeddings","method":"POST"}"#, "-: the field `body` is missing");
+        check(o, r#"{"messages":[}"#, "14: the line is not valid JSON");
+        let recipe = Recipe::new(o).unwrap();
+        let fault = recipe.line(r#"{"custom_id":"a7","messages":"x"}"#).unwrap_err();
+        assert_eq!(fault.custom_id.as_deref(), Some("a7"));
+    }
+
+    #[test]
+    fn priorities_are_numbers() {
+        let o = InputOptions { priority_column: Some("p".into()), ..templated() };
+        let recipe = Recipe::new(&o).unwrap();
+        let priority = |line: &str| recipe.line(line).map(|row| row.priority);
+        assert_eq!(priority(r#"{"text":"x","p":2.5}"#), Ok(2.5));
+        assert_eq!(priority(r#"{"text":"x","p":"-3"}"#), Ok(-3.0));
+        assert_eq!(priority(r#"{"text":"x"}"#), Ok(0.0));
+        assert_eq!(priority(r#"{"p":9,"messages":[]}"#), Ok(9.0));
+        assert!(priority(r#"{"text":"x","p":"high"}"#).is_err());
+        assert!(priority(r#"{"text":"x","p":"NaN"}"#).is_err());
+    }
+}

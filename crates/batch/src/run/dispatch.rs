@@ -1,0 +1,591 @@
+//! Which row goes next, what becomes of one that comes back, and when to stop.
+//!
+//! One task drives all rows of a job: a future per row in flight, no spawn, no channel. A row holds its
+//! place among those in flight until its record is written, so a kill repeats no more calls than
+//! that.
+
+use super::{
+    attempt::{self, Bad, Ended, Good, Sent, Shared},
+    budget::{Admission, Budget},
+    echo::Echo,
+    equal::{Equals, Turn},
+    rows::Rows,
+};
+use crate::{
+    End, Failure, Job,
+    input::Input,
+    job::{Price, Prices},
+    journal::{Head, Status, Writer, identity},
+    output::{self, Answered, Failed, Outcome, Row},
+    request::{BadLine, Request, RequestHash},
+    summary::Histogram,
+};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tidegate_core::{Kind, Usage};
+use tidegate_wire::request;
+use tokio::time::Instant;
+
+/// Rows handed to the engine at once when its own limits decide.
+const MOST_IN_FLIGHT: usize = 1024;
+
+/// Fewest rows handed to the engine when its own limits decide: enough for a limit to grow.
+const FEWEST_IN_FLIGHT: usize = 64;
+
+/// How often the engine is asked how much it can use.
+const ASK_ENGINE_EVERY: Duration = Duration::from_millis(50);
+
+/// Rows nobody answered in a row, none ever having been answered, that stop the job.
+const UNREACHABLE_AT_START: usize = 5;
+
+/// Rows nobody answered since the last answer that stop the job.
+const UNREACHABLE_LATER: usize = 64;
+
+/// Rows remembered as having been held once; above it a row nobody answers is an error at once.
+const MOST_HELD: usize = 4096;
+
+/// Equal rows answered between two looks at the calls in flight.
+const ECHOES_AT_ONCE: usize = 256;
+
+/// A job under way.
+pub(super) struct Dispatch<'a> {
+    pub(super) job: &'a Job,
+    pub(super) input: &'a Input,
+    pub(super) prices: &'a Prices,
+    pub(super) shared: Arc<Shared>,
+    pub(super) rows: Rows,
+    /// Rows to be answered, in working order.
+    pub(super) order: &'a [u32],
+    pub(super) writer: Writer,
+    pub(super) journal: &'a std::path::Path,
+    pub(super) equals: Equals,
+    pub(super) budget: Budget,
+    /// Random word in the ids of the calls.
+    pub(super) word: &'a str,
+    pub(super) deadline: Option<Instant>,
+    pub(super) state: State,
+}
+
+/// What changes as rows go and come.
+pub(super) struct State {
+    cursor: usize,
+    /// Rows whose turn comes before those at the cursor.
+    again: VecDeque<u32>,
+    /// Rows nobody answered: they go again as soon as anybody answers another.
+    held: Vec<u32>,
+    held_before: HashSet<u32>,
+    held_why: String,
+    echoes: VecDeque<Echo>,
+    /// Ends of records that are not written yet.
+    unwritten: VecDeque<u64>,
+    pub(super) stopping: Option<End>,
+    /// A stop that is an error of the user's.
+    pub(super) failure: Option<Failure>,
+    model: Option<(Arc<str>, Option<Price>)>,
+    target: usize,
+    asked_at: Option<Instant>,
+    /// Rows that ended in this run.
+    pub(super) ended: u64,
+    /// Rows answered in this run, by a call.
+    pub(super) answered: u64,
+    pub(super) latencies: Histogram,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            cursor: 0,
+            again: VecDeque::new(),
+            held: Vec::new(),
+            held_before: HashSet::new(),
+            held_why: String::new(),
+            echoes: VecDeque::new(),
+            unwritten: VecDeque::new(),
+            stopping: None,
+            failure: None,
+            model: None,
+            target: FEWEST_IN_FLIGHT,
+            asked_at: None,
+            ended: 0,
+            answered: 0,
+            latencies: Histogram::new(),
+        }
+    }
+}
+
+impl State {
+    /// Rows nobody answered, waiting to go again.
+    pub(super) const fn held(&self) -> usize {
+        self.held.len()
+    }
+}
+
+/// What to do next.
+pub(super) enum Next {
+    /// Call this row.
+    Call(Box<Sent>),
+    /// Nothing can start before something has ended.
+    Wait,
+    /// No row is left to start.
+    Nothing,
+}
+
+impl Dispatch<'_> {
+    /// Whether one more row may be in flight beside `in_flight` others.
+    pub(super) fn has_room(&mut self, in_flight: usize) -> bool {
+        self.state.stopping.is_none()
+            && !self.writer.is_behind()
+            && in_flight + self.state.unwritten.len() < self.target()
+    }
+
+    /// Rows that may be in flight now.
+    pub(super) fn target(&mut self) -> usize {
+        if let Some(fixed) = self.job.concurrency {
+            return fixed.max(1) as usize;
+        }
+        let now = Instant::now();
+        if self.state.asked_at.is_none_or(|at| now - at >= ASK_ENGINE_EVERY) {
+            self.state.asked_at = Some(now);
+            let upstreams = self.shared.answer.upstreams();
+            let usable: f64 = upstreams
+                .iter()
+                .map(|one| f64::from(one.concurrency) + one.requests_per_second.unwrap_or(0.0))
+                .sum();
+            self.state.target = if upstreams.is_empty() {
+                MOST_IN_FLIGHT
+            } else {
+                ((usable * 2.0) as usize).clamp(FEWEST_IN_FLIGHT, MOST_IN_FLIGHT)
+            };
+        }
+        self.state.target
+    }
+
+    /// Forgets the records that have been written; `true` when some still have to be.
+    pub(super) fn is_writing(&mut self) -> bool {
+        let written = self.writer.written();
+        while self.state.unwritten.front().is_some_and(|end| *end <= written) {
+            self.state.unwritten.pop_front();
+        }
+        !self.state.unwritten.is_empty()
+    }
+
+    /// Whether every row has ended or is held: nothing is left to start.
+    pub(super) fn is_through(&self) -> bool {
+        self.state.stopping.is_some()
+            || (self.state.cursor == self.order.len()
+                && self.state.again.is_empty()
+                && self.state.echoes.is_empty())
+    }
+
+    /// At the end, nothing being in flight: rows nobody answered go a last time, or stop the job.
+    ///
+    /// `true` when there is nothing more to do.
+    pub(super) fn settle_held(&mut self) -> bool {
+        if self.state.held.is_empty() || self.state.stopping.is_some() {
+            return true;
+        }
+        if self.state.answered == 0 && self.rows.tally.ok == 0 {
+            let why = std::mem::take(&mut self.state.held_why);
+            self.stop(End::Unreachable(why));
+            return true;
+        }
+        self.release_held();
+        false
+    }
+
+    /// Starts no more rows, for this reason; the first reason stands.
+    pub(super) fn stop(&mut self, end: End) {
+        self.state.stopping.get_or_insert(end);
+    }
+
+    /// The row whose turn it is.
+    pub(super) fn next(&mut self) -> Next {
+        loop {
+            if self.writer.is_behind() || self.state.unwritten.len() > MOST_IN_FLIGHT {
+                return Next::Wait;
+            }
+            let Some(row) = self.take() else { return Next::Nothing };
+            if self.rows.ended(row).is_some() || !self.is_its_turn(row) {
+                continue;
+            }
+            let request = match self.input.read(u64::from(row)) {
+                Ok(request) => request,
+                Err(bad) => {
+                    self.end_bad(row, &bad);
+                    continue;
+                }
+            };
+            match self.prepare(row, request) {
+                Ok(Some(next)) => return next,
+                Ok(None) => {}
+                Err(bad) => self.end_bad(row, &bad),
+            }
+            if self.state.stopping.is_some() {
+                return Next::Nothing;
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        if let Some(row) = self.state.again.pop_front() {
+            return Some(row);
+        }
+        let row = *self.order.get(self.state.cursor)?;
+        self.state.cursor += 1;
+        Some(row)
+    }
+
+    /// Whether a row is not one that waits for, or already has, the answer of an equal one.
+    fn is_its_turn(&self, row: u32) -> bool {
+        match self.equals.group(row).map(|group| self.equals.turn(group)) {
+            None | Some(Turn::Open | Turn::Apart) => true,
+            Some(Turn::Called | Turn::Answered) => false,
+        }
+    }
+
+    /// Makes a row ready to be called; `None` when an equal row's answer will do.
+    fn prepare(&mut self, row: u32, request: Request) -> Result<Option<Next>, BadLine> {
+        let view = request::read(request.operation, &request.body).map_err(|error| BadLine {
+            index: request.index,
+            line: request.index + 1,
+            column: None,
+            custom_id: request.custom_id.clone(),
+            message: error.message().to_owned(),
+        })?;
+        let group = self.equals.group(row).filter(|_| self.job.dedup || view.deterministic);
+        match (group, self.equals.group(row)) {
+            (None, Some(group)) => self.equals.set(group, Turn::Apart),
+            (Some(group), _) if self.echo_earlier(group) => return Ok(None),
+            _ => {}
+        }
+        let (model, price) = self.model(&view.model);
+        if price.is_none() && self.budget.is_capped() {
+            self.state.failure = Some(Failure::Usage(unpriced(&model)));
+            self.stop(End::Budget);
+            return Ok(Some(Next::Nothing));
+        }
+        let tokens = request::estimate(request.operation, request.counted_bytes, &view);
+        let reserved = match self.budget.admit(price, tokens) {
+            Admission::Start(reserved) => reserved,
+            Admission::Wait => {
+                self.state.again.push_front(row);
+                return Ok(Some(Next::Wait));
+            }
+            Admission::Spent => {
+                self.state.again.push_front(row);
+                self.stop(End::Budget);
+                return Ok(Some(Next::Nothing));
+            }
+        };
+        if let Some(group) = group {
+            self.equals.set(group, Turn::Called);
+        }
+        let id = format!("batch-{}-{}", self.word, request.index).into();
+        let deadline = self.row_deadline();
+        let model_span = view.model_span;
+        let sent =
+            Sent { row, request, id, model, model_span, tokens, deadline, group, price, reserved };
+        Ok(Some(Next::Call(Box::new(sent))))
+    }
+
+    fn row_deadline(&self) -> Instant {
+        let own = Instant::now() + self.job.timeout;
+        self.deadline.map_or(own, |job| own.min(job))
+    }
+
+    /// The name shared with the row before, which mostly asks for the same model, and its price.
+    fn model(&mut self, name: &str) -> (Arc<str>, Option<Price>) {
+        match &self.state.model {
+            Some((model, price)) if **model == *name => (model.clone(), *price),
+            _ => {
+                let found = (Arc::from(name), (self.prices)(name));
+                self.state.model.insert(found).clone()
+            }
+        }
+    }
+
+    /// Answers a group whose answer an earlier run has journaled.
+    fn echo_earlier(&mut self, group: u32) -> bool {
+        let members = self.equals.members(group);
+        let Some(place) = members
+            .iter()
+            .find(|row| self.rows.ended(**row) == Some(Status::Ok))
+            .and_then(|row| self.rows.place(*row))
+        else {
+            return false;
+        };
+        match Echo::from_journal(self.journal, place, group) {
+            Ok(echo) => {
+                self.equals.set(group, Turn::Answered);
+                self.state.echoes.push_back(echo);
+                true
+            }
+            // It is called instead: dearer, never wrong.
+            Err(_) => false,
+        }
+    }
+
+    /// Writes answers of equal rows, a few at a time; `true` when there are more.
+    pub(super) fn echo(&mut self) -> bool {
+        for _ in 0..ECHOES_AT_ONCE {
+            if self.writer.is_behind() || self.state.stopping.is_some() {
+                return false;
+            }
+            let Some(mut echo) = self.state.echoes.pop_front() else { return false };
+            let Some(&row) = self.equals.members(echo.group).get(echo.at) else { continue };
+            echo.at += 1;
+            if self.rows.ended(row).is_none() {
+                match self.input.read(u64::from(row)) {
+                    Ok(request) => self.end_echo(row, &request, &echo),
+                    Err(bad) => self.end_bad(row, &bad),
+                }
+            }
+            self.state.echoes.push_front(echo);
+        }
+        true
+    }
+
+    /// Takes a row that came back.
+    pub(super) fn settle(&mut self, ended: Ended) {
+        let cost = cost(&ended);
+        let output = ended.usage.filter(|_| ended.result.is_ok()).map(|usage| usage.output);
+        let charged = match (&ended.result, cost) {
+            (_, Some(cost)) => cost,
+            (Ok(_), None) => ended.sent.reserved,
+            (Err(_), None) => 0.0,
+        };
+        self.budget.settle(ended.sent.reserved, charged, output);
+        if let Err(bad) = &ended.result
+            && !self.is_final(&ended, bad)
+        {
+            if let Some(group) = ended.sent.group {
+                self.equals.set(group, Turn::Open);
+            }
+            return;
+        }
+        self.end_called(&ended, cost);
+        if ended.result.is_ok() {
+            self.state.answered += 1;
+            self.state.latencies.record(ended.latency.as_micros() as u64);
+            self.release_held();
+        }
+        if let Some(group) = ended.sent.group {
+            self.settle_group(group, ended);
+        }
+        let tally = &self.rows.tally;
+        if let Some(most) = self.job.max_errors
+            && tally.failed > 0
+            && most.reached(tally.failed, tally.failed + tally.ok)
+        {
+            self.stop(End::Errors);
+        }
+    }
+
+    /// Whether a failed row stays failed. One that says something about the job, or that was cut
+    /// off by the job's own end, is called again: now, or by the next run.
+    fn is_final(&mut self, ended: &Ended, bad: &Bad) -> bool {
+        let row = ended.sent.row;
+        match bad.kind {
+            Some(Kind::UpstreamCredential | Kind::Unauthenticated) => {
+                self.stop(End::Refused(format!(
+                    "the upstream refuses the credential ({}); put a valid key into the variable \
+                     named by --api-key-env (default OPENAI_API_KEY)",
+                    bad.message
+                )));
+                false
+            }
+            Some(Kind::UpstreamQuota) => {
+                self.stop(End::Refused(format!(
+                    "the account at the upstream is out of quota ({}); add credit or use another \
+                     key",
+                    bad.message
+                )));
+                false
+            }
+            Some(Kind::Unavailable) if !self.state.held_before.contains(&row) => {
+                self.hold(row, &bad.message)
+            }
+            // The engine itself is stopping.
+            Some(Kind::Cancelled) if self.state.stopping.is_some() => false,
+            Some(Kind::DeadlineExceeded | Kind::UpstreamTimeout(_))
+                if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) =>
+            {
+                self.stop(End::Deadline);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Keeps a row nobody answered for later; `true` when it is to be an error instead.
+    fn hold(&mut self, row: u32, why: &str) -> bool {
+        if self.state.held_before.len() + self.state.held.len() >= MOST_HELD {
+            return true;
+        }
+        self.state.held.push(row);
+        why.clone_into(&mut self.state.held_why);
+        let enough =
+            if self.state.answered == 0 { UNREACHABLE_AT_START } else { UNREACHABLE_LATER };
+        if self.state.held.len() >= enough {
+            self.stop(End::Unreachable(why.to_owned()));
+        }
+        false
+    }
+
+    fn release_held(&mut self) {
+        self.state.held_before.extend(&self.state.held);
+        self.state.again.extend(self.state.held.drain(..));
+    }
+
+    /// Passes the answer of a row on to its equals, or their turn to the next of them.
+    fn settle_group(&mut self, group: u32, ended: Ended) {
+        let shares = match &ended.result {
+            Ok(_) => true,
+            // The same request would be refused the same way.
+            Err(bad) => bad.class == "caller",
+        };
+        if shares {
+            self.equals.set(group, Turn::Answered);
+            self.state.echoes.push_back(Echo::of(group, ended));
+            return;
+        }
+        self.equals.set(group, Turn::Open);
+        let rows = &self.rows;
+        let next = self.equals.members(group).iter().find(|row| rows.ended(**row).is_none());
+        self.state.again.extend(next);
+    }
+
+    fn end_called(&mut self, ended: &Ended, cost: Option<f64>) {
+        let request = &ended.sent.request;
+        let row = Row {
+            index: request.index,
+            custom_id: request.custom_id.as_deref(),
+            columns: request.columns.as_deref(),
+            model: Some(&ended.sent.model),
+            attempts: ended.attempts,
+            latency_ms: Some(ended.latency.as_millis() as u64),
+            cached: false,
+            usage: ended.usage,
+            cost,
+            outcome: outcome(&ended.result),
+        };
+        self.end(ended.sent.row, request.hash, &row);
+    }
+
+    fn end_echo(&mut self, at: u32, request: &Request, echo: &Echo) {
+        let row = Row {
+            index: request.index,
+            custom_id: request.custom_id.as_deref(),
+            columns: request.columns.as_deref(),
+            model: echo.model.as_deref(),
+            attempts: 0,
+            latency_ms: None,
+            cached: true,
+            usage: None,
+            cost: Some(0.0),
+            outcome: outcome(&echo.result),
+        };
+        self.end(at, request.hash, &row);
+    }
+
+    fn end_bad(&mut self, at: u32, bad: &BadLine) {
+        let place = bad.column.map_or_else(String::new, |column| format!(", column {column}"));
+        let message = format!("line {}{place}: {}", bad.line, bad.message);
+        let row = Row {
+            index: bad.index,
+            custom_id: bad.custom_id.as_deref(),
+            columns: None,
+            model: None,
+            attempts: 0,
+            latency_ms: None,
+            cached: false,
+            usage: None,
+            cost: Some(0.0),
+            outcome: Outcome::Failed(Failed {
+                code: "invalid_row",
+                message: &message,
+                class: "invalid",
+                retryable: false,
+                answer: None,
+            }),
+        };
+        self.end(at, INVALID, &row);
+    }
+
+    /// Journals a row.
+    fn end(&mut self, at: u32, hash: RequestHash, row: &Row<'_>) {
+        let (status, class) = match &row.outcome {
+            Outcome::Ok(_) => (Status::Ok, None),
+            Outcome::Failed(failed) | Outcome::Skipped(failed) => {
+                (Status::Failed, Some(failed.class))
+            }
+        };
+        let head = Head {
+            index: row.index,
+            hash,
+            custom_id: identity(row.custom_id),
+            status,
+            cached: row.cached,
+            attempts: row.attempts,
+            usage: row.usage.unwrap_or_default(),
+            cost: row.cost,
+        };
+        let place = self.writer.append(&head, |out| output::encode(row, out));
+        self.rows.record(at, place, &head, class);
+        self.state.unwritten.push_back(place.offset + u64::from(place.len));
+        self.state.ended += 1;
+    }
+}
+
+/// Stands for the hash of a row that is no request.
+pub(super) const INVALID: RequestHash = RequestHash([0; 16]);
+
+/// What a row's tokens cost; `None` when that is not known.
+fn cost(ended: &Ended) -> Option<f64> {
+    match (ended.usage, ended.price()) {
+        (Some(Usage { input, output, .. }), Some(price)) => Some(price.of(input, output)),
+        (None, _) if ended.result.is_err() => Some(0.0),
+        (Some(_) | None, _) => None,
+    }
+}
+
+impl Ended {
+    const fn price(&self) -> Option<Price> {
+        self.sent.price
+    }
+}
+
+fn outcome(result: &Result<Good, Bad>) -> Outcome<'_> {
+    match result {
+        Ok(good) => Outcome::Ok(Answered {
+            status: good.status,
+            request_id: good.request_id.as_deref(),
+            body: &good.body,
+        }),
+        Err(bad) => Outcome::Failed(Failed {
+            code: bad.code,
+            message: &bad.message,
+            class: bad.class,
+            retryable: bad.retryable,
+            answer: bad.answer.as_ref().map(|(status, body)| (*status, &body[..])),
+        }),
+    }
+}
+
+fn unpriced(model: &str) -> String {
+    format!(
+        "--max-cost needs the price of the model '{model}', which is unknown: give --price-input \
+         and --price-output (US dollars per million tokens), or set the price in the configuration"
+    )
+}
+
+/// Calls a row that [`Dispatch::next`] gave.
+pub(super) fn call(
+    shared: &Arc<Shared>,
+    sent: Sent,
+) -> impl Future<Output = Ended> + Send + 'static {
+    attempt::call(shared.clone(), sent)
+}

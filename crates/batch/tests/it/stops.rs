@@ -1,0 +1,130 @@
+//! Why a job stops early, and that the same command goes on.
+
+use crate::{
+    invariants::check,
+    stub::{Bench, Step},
+};
+use std::time::Duration;
+use tidegate_batch::{End, MaxErrors};
+use tidegate_core::Kind;
+use tokio_util::sync::CancellationToken;
+
+/// Runs the job once more with an engine that answers everything.
+async fn goes_on(bench: &mut Bench, left: usize) {
+    bench.stop = CancellationToken::new();
+    let stub = bench.stub(|_, _| Step::Echo);
+    let finished = bench.run(bench.job(), &stub).await.unwrap();
+    assert_eq!((finished.exit_code(), stub.count()), (0, left));
+    check(bench, &finished, &stub, finished.summary.rows as usize, 0, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_credential_stops_the_job() {
+    for kind in [Kind::UpstreamCredential, Kind::UpstreamQuota] {
+        let mut bench = Bench::lines(40);
+        let stub = bench.stub(move |prompt, _| match prompt {
+            "p0" | "p1" => Step::Echo,
+            _ => Step::Fail(kind),
+        });
+        let mut job = bench.job();
+        job.concurrency = Some(4);
+        let finished = bench.run(job, &stub).await.unwrap();
+        assert_eq!(finished.exit_code(), 4);
+        assert!(matches!(&finished.end, End::Refused(why) if why.contains("said")));
+        assert!(stub.count() < 12, "{} calls", stub.count());
+        assert_eq!((finished.summary.ok, finished.summary.failed), (2, 0));
+        assert!(!bench.path("data.out.jsonl").exists());
+        goes_on(&mut bench, 38).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_answers() {
+    for rows in [3, 50] {
+        let mut bench = Bench::lines(rows);
+        let stub = bench.stub(|_, _| Step::Fail(Kind::Unavailable));
+        let mut job = bench.job();
+        job.concurrency = Some(2);
+        let finished = bench.run(job, &stub).await.unwrap();
+        assert_eq!(finished.exit_code(), 6);
+        assert!(matches!(&finished.end, End::Unreachable(why) if why.contains("Unavailable")));
+        assert!(stub.count() <= 7);
+        assert_eq!(finished.summary.failed, 0);
+        goes_on(&mut bench, rows).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_nobody_answers_goes_again_when_others_are_answered() {
+    let bench = Bench::lines(10);
+    let stub = bench.stub(|prompt, nth| match (prompt, nth) {
+        ("p1", 0) | ("p2", _) => Step::Fail(Kind::Unavailable),
+        _ => Step::Echo,
+    });
+    let finished = bench.run(bench.job(), &stub).await.unwrap();
+    assert_eq!((finished.summary.ok, finished.summary.failed), (9, 1));
+    assert_eq!(stub.count(), 12);
+    assert_eq!(bench.rows("data.out.jsonl")[2]["error"]["class"], "fault");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_finishes_what_is_in_flight() {
+    let mut bench = Bench::lines(40);
+    let stub = bench.stub(|_, _| Step::Echo);
+    let mut job = bench.job();
+    (job.concurrency, job.arguments) = (Some(8), vec!["batch".into(), "my data.jsonl".into()]);
+    let stop = bench.stop.clone();
+    let interrupt = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stop.cancel();
+    };
+    let (finished, ()) = tokio::join!(bench.run(job, &stub), interrupt);
+    let finished = finished.unwrap();
+    assert_eq!((finished.exit_code(), finished.summary.ok, stub.count()), (130, 8, 8));
+    assert_eq!(finished.resume, "tidegate batch 'my data.jsonl'");
+    goes_on(&mut bench, 32).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_leaves_the_rest_for_later() {
+    let mut bench = Bench::lines(6);
+    let stub = bench.stub(|prompt, _| match prompt {
+        "p0" | "p1" => Step::Echo,
+        _ => Step::Hang,
+    });
+    let mut job = bench.job();
+    (job.concurrency, job.deadline) = (Some(3), Some(Duration::from_secs(5)));
+    let finished = bench.run(job, &stub).await.unwrap();
+    assert_eq!((finished.exit_code(), &finished.end), (5, &End::Deadline));
+    // What was answered is there to use; what was not is marked, not failed.
+    let rows = bench.rows("data.out.jsonl");
+    assert_eq!((rows.len(), &rows[5]["status"]), (6, &"skipped".into()));
+    assert_eq!(rows[5]["custom_id"], "r5");
+    assert!(!bench.path("data.errors.jsonl").exists());
+    goes_on(&mut bench, 4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_row_fails_by_its_own_timeout() {
+    let bench = Bench::lines(2);
+    let stub = bench.stub(|prompt, _| match prompt {
+        "p0" => Step::Hang,
+        _ => Step::Echo,
+    });
+    let mut job = bench.job();
+    job.timeout = Duration::from_secs(2);
+    let finished = bench.run(job, &stub).await.unwrap();
+    assert_eq!((finished.exit_code(), finished.summary.failed_by_class["timeout"]), (3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_errors_stop_the_job() {
+    let bench = Bench::lines(40);
+    let stub = bench.stub(|_, _| Step::Fail(Kind::Rejected));
+    let mut job = bench.job();
+    (job.concurrency, job.max_errors) = (Some(2), Some(MaxErrors::Rows(5)));
+    let finished = bench.run(job, &stub).await.unwrap();
+    assert_eq!((finished.exit_code(), &finished.end), (3, &End::Errors));
+    assert!((5..8).contains(&finished.summary.failed));
+    assert_eq!(bench.rows("data.out.jsonl").len(), 40);
+}

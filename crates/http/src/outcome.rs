@@ -1,0 +1,372 @@
+//! How a request ended, and how that is written: status, headers, body (SPEC §4).
+
+use crate::{
+    body::Outgoing,
+    pulse::Busy,
+    request_id::{RequestId, X_REQUEST_ID},
+};
+use bytes::Bytes;
+use hyper::{
+    HeaderMap, Response, StatusCode, Version,
+    header::{
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+        RETRY_AFTER, WWW_AUTHENTICATE,
+    },
+};
+use std::time::Duration;
+use tidegate_core::{Allowance, ContentType, Error, Kind, RateLimits, Reply, Retry, Served};
+use tidegate_wire::{error_body, rate_limits};
+
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const UPSTREAM: HeaderName = HeaderName::from_static("x-tidegate-upstream");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-tidegate-attempts");
+const OVERHEAD_MS: HeaderName = HeaderName::from_static("x-tidegate-overhead-ms");
+const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+const LIMIT_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
+const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+const REMAINING_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-tokens");
+const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// What a 429 or 503 asks for when nobody knows better.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Room for the headers of an answer without growing.
+const HEADERS: usize = 16;
+
+/// A request that was answered.
+#[expect(clippy::large_enum_variant, reason = "one per request, moved twice: a box costs more")]
+pub(crate) enum Success {
+    /// By the engine, in `took` since the whole request was here.
+    Reply { reply: Reply, took: Duration },
+    /// By us.
+    Own { status: StatusCode, json: Bytes },
+}
+
+/// A request that was not.
+pub(crate) enum Refusal {
+    /// For a reason every front knows.
+    Error(Error),
+    /// For a reason of HTTP.
+    Fixed(&'static Fixed),
+    /// Known path, wrong method: only these are.
+    Method(&'static str),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// A refusal whose words never change.
+pub(crate) struct Fixed {
+    pub(crate) status: StatusCode,
+    body: &'static str,
+    /// The request cannot be trusted to end where it seems to.
+    close: bool,
+}
+
+macro_rules! fixed {
+    ($($(#[$doc:meta])* $name:ident = $status:ident, $code:literal, $close:literal, $message:literal;)*) => {$(
+        $(#[$doc])*
+        pub(crate) static $name: Fixed = Fixed {
+            status: StatusCode::$status,
+            body: concat!(
+                r#"{"error":{"message":""#, $message,
+                r#"","type":"invalid_request_error","param":null,"code":""#, $code, r#""}}"#,
+            ),
+            close: $close,
+        };
+    )*};
+}
+
+fixed! {
+    NO_HOST = BAD_REQUEST, "invalid_request_error", true,
+        "the request has no Host header";
+    TWO_HOSTS = BAD_REQUEST, "invalid_request_error", true,
+        "the request has more than one Host header";
+    BAD_HOST = BAD_REQUEST, "invalid_request_error", true,
+        "the Host header is no host name with an optional port";
+    OTHER_HOST = BAD_REQUEST, "invalid_request_error", true,
+        "the request's target and its Host header name different hosts";
+    TWO_LENGTHS = BAD_REQUEST, "invalid_request_error", true,
+        "the request has both Content-Length and Transfer-Encoding: send one of them";
+    AMBIGUOUS_PATH = BAD_REQUEST, "invalid_request_error", true,
+        "the path has empty or dot segments, or escaped dots or slashes: write it plainly";
+    TARGET_TOO_LONG = URI_TOO_LONG, "request_too_large", true,
+        "the request's URL is longer than 8 KiB";
+    NOT_JSON = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", false,
+        "the body must be JSON: send `content-type: application/json`";
+    COMPRESSED = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", false,
+        "compressed request bodies are not taken: send the body without content-encoding";
+    BODY_TOO_SLOW = REQUEST_TIMEOUT, "request_timeout", true,
+        "the request's body arrived too slowly";
+    BODY_BROKEN = BAD_REQUEST, "invalid_request_error", true,
+        "the request's body broke off or is not framed as HTTP asks";
+    NOT_FOUND = NOT_FOUND, "not_found", false,
+        "nothing is at this path: see GET /v1/models, and POST /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses";
+    NOT_ALLOWED = METHOD_NOT_ALLOWED, "method_not_allowed", false,
+        "this path does not take this method: see the allow header";
+}
+
+/// What of the request shapes its answer.
+pub(crate) struct Asked {
+    pub(crate) id: RequestId,
+    pub(crate) version: Version,
+    /// The answer's headers only.
+    pub(crate) head_only: bool,
+    /// Bytes of the request were not read: the connection cannot be used again.
+    pub(crate) unread: bool,
+}
+
+/// Writes the answer. The connection is `busy` until its last byte.
+pub(crate) fn write(
+    outcome: Result<Success, Refusal>,
+    asked: Asked,
+    busy: Busy,
+) -> Response<Outgoing> {
+    let mut headers = HeaderMap::with_capacity(HEADERS);
+    let (status, body, close) = match outcome {
+        Ok(Success::Reply { reply, took }) => {
+            let (status, body) = write_reply(reply, took, &mut headers, busy);
+            (status, body, false)
+        }
+        Ok(Success::Own { status, json }) => {
+            headers.insert(CONTENT_TYPE, JSON);
+            write_retry(status, None, &mut headers);
+            (status, Outgoing::own(json, busy), false)
+        }
+        Err(Refusal::Error(error)) => {
+            headers.insert(CONTENT_TYPE, JSON);
+            let status = write_error(&error, &mut headers);
+            (status, Outgoing::own(error_body::encode(&error), busy), false)
+        }
+        Err(Refusal::Method(allowed)) => {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+            write_fixed(&NOT_ALLOWED, &mut headers, busy)
+        }
+        Err(Refusal::Fixed(fixed)) => write_fixed(fixed, &mut headers, busy),
+    };
+    headers.insert(X_REQUEST_ID, asked.id.header);
+    // HTTP/2 has no such header: there the stream alone is reset.
+    if (close || asked.unread) && asked.version < Version::HTTP_2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let body = if asked.head_only { body.without_bytes(&mut headers) } else { body };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn write_reply(
+    reply: Reply,
+    took: Duration,
+    headers: &mut HeaderMap,
+    busy: Busy,
+) -> (StatusCode, Outgoing) {
+    let events = reply.content_type == ContentType::EventStream;
+    let content_type = match &reply.content_type {
+        ContentType::Json => Ok(JSON),
+        ContentType::EventStream => Ok(EVENT_STREAM),
+        ContentType::Other(other) => HeaderValue::from_str(other),
+    };
+    if let Ok(content_type) = content_type {
+        headers.insert(CONTENT_TYPE, content_type);
+    }
+    if events {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // nginx would hold events back to fill its buffers.
+        headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    }
+    let Served { upstream, attempts, upstream_time, tenant, .. } = &reply.served;
+    if let Ok(upstream) = HeaderValue::from_str(upstream) {
+        headers.insert(UPSTREAM, upstream);
+    }
+    headers.insert(ATTEMPTS, (*attempts).into());
+    headers.insert(OVERHEAD_MS, millis(took.saturating_sub(*upstream_time)));
+    write_limits(tenant, headers);
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
+    (status, Outgoing::reply(reply.body, events, busy))
+}
+
+fn write_error(error: &Error, headers: &mut HeaderMap) -> StatusCode {
+    let status = StatusCode::from_u16(error_body::status(error))
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(upstream) = error.upstream().and_then(|name| HeaderValue::from_str(name).ok()) {
+        headers.insert(UPSTREAM, upstream);
+    }
+    if error.attempts() > 0 {
+        headers.insert(ATTEMPTS, error.attempts().into());
+    }
+    let after = error.retry_after().or(match error.retry() {
+        Retry::After(wait) => Some(wait),
+        Retry::Never | Retry::Unsent => None,
+    });
+    write_retry(status, after, headers);
+    let again = if should_retry(error) { "true" } else { "false" };
+    headers.insert(SHOULD_RETRY, HeaderValue::from_static(again));
+    write_limits(&error.tenant_limits(), headers);
+    status
+}
+
+fn write_fixed(
+    fixed: &'static Fixed,
+    headers: &mut HeaderMap,
+    busy: Busy,
+) -> (StatusCode, Outgoing, bool) {
+    headers.insert(CONTENT_TYPE, JSON);
+    let again = if fixed.status == StatusCode::REQUEST_TIMEOUT { "true" } else { "false" };
+    headers.insert(SHOULD_RETRY, HeaderValue::from_static(again));
+    (fixed.status, Outgoing::own(Bytes::from_static(fixed.body.as_bytes()), busy), fixed.close)
+}
+
+/// Says when to come back, on every 429 and 503: in whole seconds for everybody, and in
+/// milliseconds for clients that read them.
+fn write_retry(status: StatusCode, after: Option<Duration>, headers: &mut HeaderMap) {
+    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        return;
+    }
+    let after = after.filter(|wait| !wait.is_zero()).unwrap_or(DEFAULT_RETRY_AFTER);
+    let millis = u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    headers.insert(RETRY_AFTER, millis.div_ceil(1000).into());
+    headers.insert(RETRY_AFTER_MS, millis.into());
+}
+
+/// Whether a client should try again by itself. Once attempts were made here it should not:
+/// layers that each try three times multiply.
+fn should_retry(error: &Error) -> bool {
+    match error.kind() {
+        Kind::RateLimited | Kind::ConcurrencyLimited | Kind::Overloaded => true,
+        Kind::UpstreamCapacity | Kind::Unavailable | Kind::Upstream | Kind::UpstreamTimeout(_) => {
+            error.attempts() == 0
+        }
+        Kind::InvalidRequest
+        | Kind::Unauthenticated
+        | Kind::ModelNotAllowed
+        | Kind::ModelNotFound
+        | Kind::NotFound
+        | Kind::TooLarge
+        | Kind::Rejected
+        | Kind::UpstreamCredential
+        | Kind::UpstreamQuota
+        | Kind::DeadlineExceeded
+        | Kind::Cancelled
+        | Kind::Internal => false,
+    }
+}
+
+/// The tenant's own limits; what an upstream said of ours is nobody else's business.
+fn write_limits(limits: &RateLimits, headers: &mut HeaderMap) {
+    let mut write = |allowance: &Allowance, [limit, remaining, reset]: [HeaderName; 3]| {
+        if let Some(value) = allowance.limit {
+            headers.insert(limit, value.into());
+        }
+        if let Some(value) = allowance.remaining {
+            headers.insert(remaining, value.into());
+        }
+        let reset_in = allowance.reset.map(rate_limits::show_reset);
+        if let Some(Ok(value)) = reset_in.map(HeaderValue::try_from) {
+            headers.insert(reset, value);
+        }
+    };
+    write(&limits.requests, [LIMIT_REQUESTS, REMAINING_REQUESTS, RESET_REQUESTS]);
+    write(&limits.tokens, [LIMIT_TOKENS, REMAINING_TOKENS, RESET_TOKENS]);
+}
+
+/// Milliseconds with three decimals.
+fn millis(duration: Duration) -> HeaderValue {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let mut text = [0; 24];
+    let mut at = text.len();
+    let mut rest = micros;
+    // At least `0.000`; the dot goes before the third digit from the right.
+    while rest > 0 || text.len() - at < 5 {
+        at -= 1;
+        if text.len() - at == 4 {
+            text[at] = b'.';
+            continue;
+        }
+        text[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    HeaderValue::from_bytes(&text[at..]).expect("digits and a dot are a valid header value")
+}
+
+impl Outgoing {
+    /// Only what the headers say of it: the answer to `HEAD`.
+    fn without_bytes(self, headers: &mut HeaderMap) -> Self {
+        if let Some(length) = hyper::body::Body::size_hint(&self).exact() {
+            headers.insert(CONTENT_LENGTH, length.into());
+        }
+        self.emptied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_core::Origin;
+
+    #[test]
+    fn milliseconds_have_three_decimals() {
+        for (micros, text) in [
+            (0, "0.000"),
+            (7, "0.007"),
+            (120, "0.120"),
+            (1_000, "1.000"),
+            (61_234_567, "61234.567"),
+            (u64::MAX, "18446744073709551.615"),
+        ] {
+            assert_eq!(millis(Duration::from_micros(micros)), text);
+        }
+    }
+
+    #[test]
+    fn a_wait_is_never_rounded_down() {
+        let check = |after, seconds: &str, millis: &str| {
+            let mut headers = HeaderMap::new();
+            write_retry(StatusCode::TOO_MANY_REQUESTS, after, &mut headers);
+            assert_eq!(headers[RETRY_AFTER], seconds);
+            assert_eq!(headers[RETRY_AFTER_MS], millis);
+        };
+        check(None, "1", "1000");
+        check(Some(Duration::ZERO), "1", "1000");
+        check(Some(Duration::from_micros(1_500)), "1", "2");
+        check(Some(Duration::from_millis(2_001)), "3", "2001");
+        let mut headers = HeaderMap::new();
+        write_retry(StatusCode::BAD_GATEWAY, None, &mut headers);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn clients_retry_only_what_we_have_not() {
+        let of = |kind, attempts| {
+            let error = Error::new(kind, Origin::Gateway, "");
+            should_retry(&if attempts > 0 {
+                error.after_attempts(attempts, "u".into())
+            } else {
+                error
+            })
+        };
+        assert!(of(Kind::RateLimited, 0) && of(Kind::Overloaded, 0) && of(Kind::Unavailable, 0));
+        assert!(!of(Kind::UpstreamCapacity, 3) && !of(Kind::Upstream, 1));
+        assert!(!of(Kind::InvalidRequest, 0) && !of(Kind::UpstreamQuota, 0));
+    }
+
+    #[test]
+    fn fixed_bodies_are_json() {
+        for fixed in [&NO_HOST, &NOT_FOUND, &NOT_JSON, &TWO_LENGTHS] {
+            let body: serde_json::Value = serde_json::from_str(fixed.body).unwrap();
+            assert!(body["error"]["code"].is_string());
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! One request, from its head to its answer.
+
+use crate::{
+    Options, intake,
+    outcome::{self, Asked, Refusal, Success},
+    pulse::{Busy, Pulse},
+    request_id::RequestId,
+    routes::{self, NoRoute, Route},
+    strict,
+};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, body::Incoming, http::request::Parts,
+};
+use serde::Serialize;
+use std::{panic::AssertUnwindSafe, sync::Arc};
+use tidegate_core::{Answer, Error, Kind, ModelInfo, Operation, Origin};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// What all connections share.
+pub(crate) struct Front {
+    answer: Arc<dyn Answer>,
+    pub(crate) options: Options,
+    /// No longer ready.
+    pub(crate) stop: CancellationToken,
+    /// Connections close when they have answered.
+    pub(crate) closing: CancellationToken,
+    /// Connections close now.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Front {
+    pub(crate) fn new(answer: Arc<dyn Answer>, options: Options, stop: CancellationToken) -> Self {
+        let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
+        Self { answer, options, stop, closing, cut }
+    }
+}
+
+/// Answers a request, whatever comes of it. Dropping the future cancels the call.
+pub(crate) async fn respond(
+    front: Arc<Front>,
+    busy: Busy,
+    request: Request<Incoming>,
+) -> Response<crate::body::Outgoing> {
+    let (parts, mut body) = request.into_parts();
+    let id = RequestId::of(&parts.headers);
+    let answered = AssertUnwindSafe(answer(&front, &busy, &parts, &mut body, &id));
+    let outcome = answered.catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(id = &*id.text, "a request panicked");
+        let message = "an error on our side; the operator's log has it under this request's id";
+        Err(Error::new(Kind::Internal, Origin::Gateway, message).into())
+    });
+    if let Err(refusal) = &outcome {
+        log(refusal, &parts, &id);
+    }
+    let unread = busy.pulse().is_body_unread();
+    if unread {
+        busy.pulse().linger();
+    }
+    let head_only = parts.method == Method::HEAD;
+    let asked = Asked { id, version: parts.version, head_only, unread };
+    outcome::write(outcome, asked, busy)
+}
+
+/// Checks the head, then goes where it says.
+async fn answer(
+    front: &Front,
+    busy: &Busy,
+    parts: &Parts,
+    body: &mut Incoming,
+    id: &RequestId,
+) -> Result<Success, Refusal> {
+    strict::check(parts, busy.two_lengths).map_err(Refusal::Fixed)?;
+    match routes::find(&parts.method, parts.uri.path()) {
+        Ok(Route::Call(operation)) => {
+            call(front, operation, &parts.headers, body, id, busy.pulse()).await
+        }
+        Ok(Route::Models) => models(front, &parts.headers),
+        Ok(Route::Model(name)) => model(front, &parts.headers, &name),
+        Ok(Route::Live) => Ok(state(StatusCode::OK, br#"{"status":"live"}"#)),
+        Ok(Route::Ready) if front.stop.is_cancelled() => Ok(state(
+            StatusCode::SERVICE_UNAVAILABLE,
+            br#"{"status":"draining","reason":"stopping: calls in flight finish, new ones go elsewhere"}"#,
+        )),
+        Ok(Route::Ready) => Ok(state(StatusCode::OK, br#"{"status":"ready"}"#)),
+        Err(NoRoute::Path) => Err(Refusal::Fixed(&outcome::NOT_FOUND)),
+        Err(NoRoute::Method(allowed)) => Err(Refusal::Method(allowed)),
+    }
+}
+
+/// A call for the engine: key first, then the body, then the answer.
+async fn call(
+    front: &Front,
+    operation: Operation,
+    headers: &HeaderMap,
+    body: &mut Incoming,
+    id: &RequestId,
+    pulse: &Pulse,
+) -> Result<Success, Refusal> {
+    let tenant = intake::identify(&*front.answer, headers)?;
+    let call = intake::call(operation, headers, body, tenant, id, &front.options, pulse).await?;
+    let started = Instant::now();
+    let reply = front.answer.call(call).await?;
+    Ok(Success::Reply { reply, took: started.elapsed() })
+}
+
+const fn state(status: StatusCode, json: &'static [u8]) -> Success {
+    Success::Own { status, json: Bytes::from_static(json) }
+}
+
+/// A model as OpenAI writes it.
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'a str,
+}
+
+impl<'a> Model<'a> {
+    fn of(info: &'a ModelInfo) -> Self {
+        let ModelInfo { id, owned_by, created } = info;
+        Self { id, object: "model", created: *created, owned_by }
+    }
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    object: &'static str,
+    data: Vec<Model<'a>>,
+}
+
+fn models(front: &Front, headers: &HeaderMap) -> Result<Success, Refusal> {
+    let tenant = intake::identify(&*front.answer, headers)?;
+    let models = front.answer.models(&tenant);
+    let list = List { object: "list", data: models.iter().map(Model::of).collect() };
+    Ok(Success::Own { status: StatusCode::OK, json: json(&list) })
+}
+
+/// A model the caller may not use is not told from one that does not exist.
+fn model(front: &Front, headers: &HeaderMap, name: &str) -> Result<Success, Refusal> {
+    let tenant = intake::identify(&*front.answer, headers)?;
+    let models = front.answer.models(&tenant);
+    let Some(info) = models.iter().find(|info| &*info.id == name) else {
+        let message = format!("no model `{name}`: GET /v1/models lists those this key may use");
+        return Err(Error::new(Kind::ModelNotFound, Origin::Caller, message).into());
+    };
+    Ok(Success::Own { status: StatusCode::OK, json: json(&Model::of(info)) })
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("names and numbers can always be written").into()
+}
+
+/// The engine records calls; what never became one is seen here only.
+fn log(refusal: &Refusal, parts: &Parts, id: &RequestId) {
+    let (id, method, path) = (&*id.text, &parts.method, parts.uri.path());
+    match refusal {
+        Refusal::Error(error) => {
+            tracing::debug!(id, %method, path, code = error.code(), %error, "request refused");
+        }
+        Refusal::Fixed(fixed) => {
+            let status = fixed.status.as_u16();
+            tracing::debug!(id, %method, path, status, "request refused");
+        }
+        Refusal::Method(_) => tracing::debug!(id, %method, path, status = 405, "request refused"),
+    }
+}

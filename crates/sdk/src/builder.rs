@@ -1,0 +1,199 @@
+//! From settings to a client: upstreams are opened, secrets resolved, the engine furnished.
+
+use crate::{Client, Protocol, Settings, UpstreamSettings};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+use tidegate_core::{Secret, Store, Tenant};
+use tidegate_engine::{Engine, Model, Parts, Records, Target, Upstream};
+use tidegate_policy::{concurrency, pacer, setting::SecretRef};
+use tokio::io::DuplexStream;
+
+/// Opens a connection to the simulated model server in this process.
+pub type Simulator = Arc<dyn Fn() -> DuplexStream + Send + Sync>;
+
+/// Calls in flight at once that an assembly takes on, unless told otherwise.
+const MAX_IN_FLIGHT: usize = 10_000;
+
+/// Puts a [`Client`] together.
+pub struct Builder {
+    settings: Settings,
+    any_model: Option<String>,
+    store: Option<Arc<dyn Store>>,
+    records: Option<Records>,
+    simulator: Option<Simulator>,
+    max_in_flight: usize,
+    seed: u64,
+}
+
+/// The parts do not fit together, or one could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildError(String);
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            settings: Settings::default(),
+            any_model: None,
+            store: None,
+            records: None,
+            simulator: None,
+            max_in_flight: MAX_IN_FLIGHT,
+            seed: rand::random(),
+        }
+    }
+
+    /// Uses these upstreams, models and limits.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Adds one OpenAI-compatible server that takes every model by the caller's name for it.
+    #[must_use]
+    pub fn openai(mut self, base_url: &str, api_key: Option<Secret<String>>) -> Self {
+        let upstream = UpstreamSettings {
+            base_url: base_url.into(),
+            api_key: api_key.map(SecretRef::Literal),
+            ..UpstreamSettings::default()
+        };
+        self.settings.upstreams.insert("upstream".into(), upstream);
+        self.any_model("upstream")
+    }
+
+    /// Sends every model not configured to the upstream `name`, by the caller's name for it.
+    #[must_use]
+    pub fn any_model(mut self, name: &str) -> Self {
+        self.any_model = Some(name.into());
+        self
+    }
+
+    /// Uses `store` for the callers' keys. Default: an empty one in memory.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Sends the record of each ended call to `records`, which must not block.
+    #[must_use]
+    pub fn records(mut self, records: Records) -> Self {
+        self.records = Some(records);
+        self
+    }
+
+    /// Connects upstreams of protocol "sim" to the simulated model server in this process.
+    #[must_use]
+    pub fn simulator(mut self, connect: Simulator) -> Self {
+        self.simulator = Some(connect);
+        self
+    }
+
+    /// Calls in flight at once; more are refused. Default 10,000.
+    #[must_use]
+    pub const fn max_in_flight(mut self, most: usize) -> Self {
+        self.max_in_flight = most;
+        self
+    }
+
+    /// Seeds the engine's chance (jitter, weighted picks). Default: drawn at random.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Opens everything. No connection is made yet.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] naming the upstream, model or secret at fault.
+    pub fn build(self) -> Result<Client, BuildError> {
+        let mut upstreams = BTreeMap::new();
+        for (name, upstream) in &self.settings.upstreams {
+            upstreams.insert(name.as_str().into(), self.open(name, upstream)?);
+        }
+        let models = self.settings.models.iter().map(|(name, model)| {
+            let targets = model.targets.iter().map(|target| Target {
+                upstream: target.upstream.as_str().into(),
+                model: target.model.as_deref().unwrap_or(name).into(),
+                weight: target.weight,
+            });
+            let timeouts = model.timeouts.clone();
+            (name.as_str().into(), Model { targets: targets.collect(), timeouts })
+        });
+        let engine = Engine::new(Parts {
+            upstreams,
+            models: models.collect(),
+            any_model: self.any_model.as_deref().map(Into::into),
+            store: self.store.unwrap_or_else(|| Arc::new(tidegate_store::Memory::new())),
+            default_limits: self.settings.limits.default.into(),
+            max_in_flight: self.max_in_flight,
+            retry: self.settings.retry,
+            retry_budget: self.settings.retry_budget,
+            records: self.records,
+            seed: self.seed,
+        });
+        let engine = engine.map_err(|error| BuildError(error.to_string()))?;
+        Ok(Client::over(Arc::new(engine), Arc::new(Tenant::local())))
+    }
+
+    fn open(&self, name: &str, settings: &UpstreamSettings) -> Result<Upstream, BuildError> {
+        let mut options = settings.connection.clone();
+        options.base_url.clone_from(&settings.base_url);
+        let provider = match settings.protocol {
+            Protocol::Openai => {
+                let key = settings.api_key.as_ref().map(literal).transpose();
+                let key =
+                    key.map_err(|why| BuildError(format!("upstreams.{name}.api_key {why}")))?;
+                tidegate_upstream::Upstream::open(name.into(), options, key)
+            }
+            Protocol::Sim => {
+                let connect = self.simulator.clone().ok_or_else(|| {
+                    BuildError(format!(
+                        "upstreams.{name}: no simulated model server is in this process"
+                    ))
+                })?;
+                if options.base_url.is_empty() {
+                    options.base_url = "http://sim/v1".into();
+                }
+                tidegate_upstream::Upstream::local(name.into(), options, connect)
+            }
+        };
+        let provider =
+            provider.map_err(|error| BuildError(format!("upstreams.{name}: {error}")))?;
+        Ok(Upstream {
+            provider: Arc::new(provider),
+            concurrency: settings.max_concurrency,
+            pacer: pacer::Options {
+                requests_per_second: told_rate(settings),
+                tokens_per_minute: settings.tokens_per_minute,
+                eager: matches!(settings.max_concurrency, concurrency::Options::Fixed(_)),
+            },
+        })
+    }
+}
+
+/// The lowest of the rates that were told, in requests per second.
+fn told_rate(settings: &UpstreamSettings) -> Option<f64> {
+    let per_minute = settings.requests_per_minute.map(|rate| rate / 60.0);
+    settings.requests_per_second.into_iter().chain(per_minute).reduce(f64::min)
+}
+
+/// The secret itself. Whoever read the settings resolves references; a library reads neither
+/// environment nor files on its own.
+fn literal(secret: &SecretRef) -> Result<Secret<String>, String> {
+    match secret {
+        SecretRef::Literal(literal) => Ok(literal.clone()),
+        SecretRef::Env(_) | SecretRef::File(_) => {
+            Err("is a reference: put the key itself there before building".into())
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The client: calls without HTTP in between.
+
+use crate::Builder;
+use bytes::Bytes;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tidegate_core::{
+    Answer, Call, Error, Front, Kind, Operation, Origin, Patience, Payload, Priority, Reply,
+    Result, Tenant,
+};
+use tidegate_engine::Engine;
+use tidegate_wire::request;
+
+/// Longest answer [`Client::json`] takes, in bytes.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// How long a call may take, unless [`Client::with_timeout`] says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Calls models through an engine of its own. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Client {
+    engine: Arc<Engine>,
+    tenant: Arc<Tenant>,
+    timeout: Duration,
+    calls: Arc<AtomicU64>,
+}
+
+impl Client {
+    /// Starts putting a client together.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn over(engine: Arc<Engine>, tenant: Arc<Tenant>) -> Self {
+        Self { engine, tenant, timeout: TIMEOUT, calls: Arc::default() }
+    }
+
+    /// The same client with another limit on the duration of each call.
+    #[must_use]
+    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// What fronts hold.
+    pub fn answer(&self) -> Arc<dyn Answer> {
+        self.engine.clone()
+    }
+
+    /// Calls `operation` with a JSON `body`, which is passed on as it is.
+    ///
+    /// Dropping the future, or the reply's body, cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::InvalidRequest`] for a body without a model; otherwise whatever ended the call.
+    pub async fn call(&self, operation: Operation, body: impl Into<Bytes>) -> Result<Reply> {
+        let body = body.into();
+        let view = request::read(operation, &body)?;
+        let number = self.calls.fetch_add(1, Relaxed);
+        let call = Call {
+            id: format!("sdk-{number}").into(),
+            operation,
+            model: (*view.model).into(),
+            tokens: request::estimate(operation, body.len(), &view),
+            payload: Payload::new(body, view.model_span),
+            stream: view.stream,
+            tenant: self.tenant.clone(),
+            priority: Priority::Default,
+            deadline: (tokio::time::Instant::now() + self.timeout).into_std(),
+            patience: Patience::Counted,
+            front: Front::Sdk,
+        };
+        self.engine.call(call).await
+    }
+
+    /// Calls `operation` and reads the whole answer as JSON.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`]; [`Kind::Upstream`] when the answer is no JSON.
+    pub async fn json(
+        &self,
+        operation: Operation,
+        body: &serde_json::Value,
+    ) -> Result<serde_json::Value> {
+        let reply = self.call(operation, body.to_string()).await?;
+        let answer = reply.body.collect(MAX_ANSWER_BYTES).await?;
+        serde_json::from_slice(&answer).map_err(|cause| {
+            Error::new(Kind::Upstream, Origin::Upstream, "the answer is no JSON").caused_by(cause)
+        })
+    }
+}

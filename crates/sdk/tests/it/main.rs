@@ -1,0 +1,132 @@
+//! The assembly over the simulated model server: no sockets, virtual time.
+
+use futures_util::{StreamExt, stream};
+use std::{sync::Arc, time::Duration};
+use tidegate_core::{Call, Patience};
+use tidegate_policy::concurrency;
+use tidegate_sdk::{
+    Client, ModelSettings, Operation, Protocol, Settings, TargetSettings, UpstreamSettings,
+    blocking,
+};
+use tidegate_sim::{Faults, Options, Sim};
+use tidegate_testkit::script::{call, within};
+use tokio::time::Instant;
+
+fn settings(change: impl FnOnce(&mut UpstreamSettings)) -> Settings {
+    let mut upstream = UpstreamSettings { protocol: Protocol::Sim, ..UpstreamSettings::default() };
+    change(&mut upstream);
+    let target = TargetSettings { upstream: "sim".into(), model: None, weight: 1 };
+    let mut settings = Settings::default();
+    settings.upstreams.insert("sim".into(), upstream);
+    settings
+        .models
+        .insert("sim-small".into(), ModelSettings { targets: vec![target], ..Default::default() });
+    settings
+}
+
+fn client(sim: &Arc<Sim>, settings: Settings) -> Client {
+    let sim = sim.clone();
+    let simulator = Arc::new(move || sim.connect());
+    Client::builder().settings(settings).simulator(simulator).seed(7).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_answered_as_json() {
+    let client = client(&Sim::new(Options::default()), settings(|_| ()));
+    let body = serde_json::json!({
+        "model": "sim-small",
+        "messages": [{ "role": "user", "content": "hello" }],
+    });
+    let answer = client.json(Operation::ChatCompletions, &body).await.unwrap();
+    assert_eq!(answer["object"], "chat.completion");
+    let error = client.json(Operation::ChatCompletions, &serde_json::json!({})).await.unwrap_err();
+    assert_eq!(error.param(), Some("model"));
+}
+
+#[test]
+fn threads_without_a_runtime_have_a_client_too() {
+    let sim = Sim::new(Options::default());
+    let builder = Client::builder().settings(settings(|_| ()));
+    let client = blocking::Client::new(builder.simulator(Arc::new(move || sim.connect()))).unwrap();
+    std::thread::scope(|threads| {
+        for n in 0..4 {
+            let client = &client;
+            threads.spawn(move || {
+                let body =
+                    serde_json::json!({ "model": "sim-small", "input": format!("text {n}") });
+                let answer = client.json(Operation::Embeddings, &body).unwrap();
+                assert_eq!(answer["object"], "list");
+            });
+        }
+    });
+}
+
+#[test]
+fn what_does_not_fit_together_is_named() {
+    let mut broken = settings(|_| ());
+    broken.models.get_mut("sim-small").unwrap().targets[0].upstream = "gone".into();
+    let error = Client::builder().settings(broken).build().err().unwrap();
+    assert!(error.to_string().contains("sim"), "{error}");
+}
+
+/// Calls 2,000 rows as a batch does against a hidden rate; calls per row, time against the ideal.
+async fn meet(rate: u32, change: impl FnOnce(&mut UpstreamSettings)) -> (f64, f64) {
+    let faults = Faults { rate: Some(f64::from(rate)), ..Faults::default() };
+    let sim = Sim::new(Options {
+        ttft: "50ms".parse().unwrap(),
+        itl: "0ms".parse().unwrap(),
+        slots: 1000,
+        faults,
+        ..Options::default()
+    });
+    let answer = client(&sim, settings(change)).answer();
+    let started = Instant::now();
+    let rows = stream::iter(0..2000).map(|n| {
+        let row = Call {
+            id: format!("row-{n}").into(),
+            patience: Patience::Free,
+            deadline: within(Duration::from_secs(600)),
+            ..call("sim-small")
+        };
+        answer.call(row)
+    });
+    let lost = rows
+        .buffer_unordered(1024)
+        .filter(|reply| std::future::ready(reply.is_err()))
+        .count()
+        .await;
+    assert_eq!(lost, 0, "rows lost");
+    let calls = sim.totals().requests as f64 / 2000.0;
+    let ideal = (2000.0 - f64::from(rate)) / f64::from(rate);
+    (calls, started.elapsed().as_secs_f64() / ideal)
+}
+
+#[track_caller]
+fn within_bounds((calls, time): (f64, f64)) {
+    assert!(calls <= 1.05 && time <= 1.1, "{calls:.3} x calls, {time:.3} x ideal time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hidden_limit_is_met_without_being_told() {
+    for rate in [40, 100] {
+        within_bounds(meet(rate, |_| ()).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_told_limit_is_kept() {
+    for rate in [40, 100] {
+        let told = |upstream: &mut UpstreamSettings| {
+            upstream.requests_per_minute = Some(f64::from(rate) * 60.0);
+        };
+        within_bounds(meet(rate, told).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_concurrency_meets_a_hidden_limit_too() {
+    let fixed = |upstream: &mut UpstreamSettings| {
+        upstream.max_concurrency = concurrency::Options::Fixed(50);
+    };
+    within_bounds(meet(100, fixed).await);
+}

@@ -1,0 +1,129 @@
+//! Who holds which key, for the hot path: one SHA-256, one lookup, no lock, no I/O.
+//!
+//! The whole map is swapped when a key is added or revoked, which is rare. A cache of verified
+//! keys would save the hash (under a microsecond) and would have to be bounded, expired and
+//! cleared on revocation: not worth it.
+
+use crate::key;
+use arc_swap::ArcSwap;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tidegate_core::{Error, KeyRecord, Kind, Origin, Result, Tenant};
+
+/// Most keys a store keeps, revoked ones included: about 50 MiB of directory.
+pub const MAX_KEYS: usize = 100_000;
+
+#[derive(Default)]
+pub(crate) struct Directory {
+    entries: ArcSwap<HashMap<Arc<str>, Entry>>,
+}
+
+struct Entry {
+    hash: [u8; 32],
+    tenant: Arc<Tenant>,
+    expires_at: Option<u64>,
+}
+
+impl Directory {
+    /// The tenant that holds `key` now.
+    pub(crate) fn identify(&self, key: &str) -> Option<Arc<Tenant>> {
+        self.identify_at(key, unix_now())
+    }
+
+    fn identify_at(&self, key: &str, now_unix: u64) -> Option<Arc<Tenant>> {
+        // The shape of a key is no secret: only what comes after this costs the same for all.
+        let id = key::id_of(key)?;
+        let hash = key::hash(key);
+        let entries = self.entries.load();
+        let entry = entries.get(id);
+        let matches = key::same(&hash, entry.map_or(&[0; 32], |entry| &entry.hash));
+        let entry = entry.filter(|_| matches)?;
+        let valid = entry.expires_at.is_none_or(|expires_at| now_unix < expires_at);
+        valid.then(|| entry.tenant.clone())
+    }
+
+    /// Takes over `records` in one step; revoked ones are left out.
+    pub(crate) fn replace<'a>(&self, records: impl IntoIterator<Item = &'a KeyRecord>) {
+        let valid = records.into_iter().filter(|record| record.revoked_at.is_none());
+        self.entries.store(Arc::new(valid.map(entry).collect()));
+    }
+}
+
+fn entry(record: &KeyRecord) -> (Arc<str>, Entry) {
+    let tenant = Tenant {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        team: record.team.clone(),
+        scope: record.scope.clone(),
+        limits: record.limits,
+    };
+    let entry =
+        Entry { hash: record.hash, tenant: Arc::new(tenant), expires_at: record.expires_at };
+    (record.id.clone(), entry)
+}
+
+/// Refuses one key too many.
+///
+/// # Errors
+///
+/// When `kept` is [`MAX_KEYS`] or more.
+pub(crate) fn room_for_one_more(kept: usize) -> Result<()> {
+    if kept < MAX_KEYS {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::InvalidRequest,
+        Origin::Caller,
+        format!("there are {kept} keys already, and {MAX_KEYS} is the most that are kept"),
+    ))
+}
+
+/// Refuses an id that is taken.
+pub(crate) fn id_taken(id: &str) -> Error {
+    Error::new(
+        Kind::InvalidRequest,
+        Origin::Caller,
+        format!("there is a key of the id {id} already"),
+    )
+}
+
+/// Unix seconds now; a clock before 1970 reads as 1970, where no key with an expiry is refused.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_expires_at_its_second() {
+        let (key, mut record) = key::mint("a", 100).unwrap();
+        record.expires_at = Some(200);
+        let directory = Directory::default();
+        directory.replace([&record]);
+        let at = |now| directory.identify_at(key.expose(), now).is_some();
+        assert_eq!([at(100), at(199), at(200), at(201)], [true, true, false, false]);
+    }
+
+    #[test]
+    fn the_id_alone_opens_nothing() {
+        let (key, record) = key::mint("a", 0).unwrap();
+        let (other, _) = key::mint("b", 0).unwrap();
+        let directory = Directory::default();
+        directory.replace([&record]);
+        let forged = format!("tg-{}-{}", record.id, &other.expose()[16..]);
+        assert!(key::id_of(&forged).is_some());
+        assert_eq!(directory.identify_at(&forged, 0), None);
+        assert_eq!(directory.identify_at(key.expose(), 0).unwrap().id, record.id);
+    }
+
+    #[test]
+    fn the_number_of_keys_is_bounded() {
+        assert!(room_for_one_more(MAX_KEYS - 1).is_ok());
+        assert!(room_for_one_more(MAX_KEYS).is_err());
+    }
+}

@@ -1,0 +1,6 @@
+//! Every store behaves the same; what only SQLite can get wrong has its own module.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod sqlite;
+mod suite;

@@ -1,0 +1,296 @@
+//! The access log: one line per ended call, written by a thread of its own.
+//!
+//! *Why a thread:* a pipe that nobody reads, or a slow disk, must not hold up a call. The queue
+//! is bounded and drops the newest line when it is full; how many is said in the log itself once
+//! there is room. The thread gathers what arrives within 20 ms into one write, so that a busy
+//! gateway wakes it fifty times a second and not once per call.
+
+mod line;
+
+use crate::config::AccessTo;
+use line::Line;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, IsTerminal, Write},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{self, Receiver, SyncSender, TrySendError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tidegate_engine::{Record, Records};
+use tidegate_sdk::Price;
+
+/// Lines that may wait: at 10,000 calls/s nearly a second, in 2 MiB.
+const QUEUE: usize = 8192;
+/// How long the thread gathers lines before it writes them.
+const GATHER: Duration = Duration::from_millis(20);
+/// Bytes after which gathered lines are written, however many wait.
+const BUFFER: usize = 64 << 10;
+
+/// What the engine's records are turned into.
+pub(crate) struct AccessLog {
+    queue: SyncSender<Message>,
+    ended: Receiver<()>,
+    lost: Arc<AtomicU64>,
+}
+
+enum Message {
+    Ended(Record),
+    /// Write what is here and end.
+    Stop,
+}
+
+impl AccessLog {
+    /// Opens the log; `None` when it is off. `prices` are those of the models, for the cost.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened, naming it and the key.
+    pub(crate) fn start(
+        to: &AccessTo,
+        prices: BTreeMap<String, Price>,
+    ) -> io::Result<Option<Self>> {
+        let (out, style): (Box<dyn Write + Send>, _) = match to {
+            AccessTo::Off => return Ok(None),
+            AccessTo::Stderr if io::stderr().is_terminal() => (own_stderr()?, Style::Pretty),
+            AccessTo::Stderr => (own_stderr()?, Style::Json),
+            AccessTo::File(path) => (Box::new(append_to(path)?), Style::Json),
+        };
+        Self::over(out, style, prices, QUEUE).map(Some)
+    }
+
+    fn over(
+        out: Box<dyn Write + Send>,
+        style: Style,
+        prices: BTreeMap<String, Price>,
+        queue: usize,
+    ) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::sync_channel(queue);
+        let (end, ended) = mpsc::sync_channel(1);
+        let lost = Arc::new(AtomicU64::new(0));
+        let mut writer = Writer { out, style, prices, lost: lost.clone(), buffer: Vec::new() };
+        thread::Builder::new().name("access-log".into()).spawn(move || {
+            writer.run(&receiver);
+            // Nobody waiting is no error.
+            let _ = end.try_send(());
+        })?;
+        Ok(Self { queue: sender, ended, lost })
+    }
+
+    /// Where the engine puts its records: never waits, never fails.
+    pub(crate) fn records(&self) -> Records {
+        let (queue, lost) = (self.queue.clone(), self.lost.clone());
+        Arc::new(move |record| {
+            if queue.try_send(Message::Ended(record)).is_err() {
+                lost.fetch_add(1, Relaxed);
+            }
+        })
+    }
+
+    /// Lines that were dropped and not yet reported in the log itself.
+    #[cfg(test)]
+    fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
+    /// Writes what waits and ends, within `patience`: a reader who does not read is left alone.
+    ///
+    /// Blocks; call it when the last call has settled. `false` when time ran out first.
+    pub(crate) fn finish(self, patience: Duration) -> bool {
+        let give_up = Instant::now() + patience;
+        let mut stop = Message::Stop;
+        while let Err(TrySendError::Full(again)) = self.queue.try_send(stop) {
+            if Instant::now() >= give_up {
+                return false;
+            }
+            stop = again;
+            thread::sleep(Duration::from_millis(5));
+        }
+        let left = give_up.saturating_duration_since(Instant::now());
+        self.ended.recv_timeout(left).is_ok()
+    }
+}
+
+/// Our own handle of standard error: the shared one is locked while it writes, and a log line
+/// that waits for a reader would make everyone else who writes there wait too.
+fn own_stderr() -> io::Result<Box<dyn Write + Send>> {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        let own = io::stderr().as_fd().try_clone_to_owned()?;
+        Ok(Box::new(File::from(own)))
+    }
+    #[cfg(not(unix))]
+    Ok(Box::new(io::stderr()))
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).open(path).map_err(|cause| {
+        let message = format!("log.access: cannot append to {}: {cause}", path.display());
+        io::Error::new(cause.kind(), message)
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Json,
+    Pretty,
+}
+
+struct Writer {
+    out: Box<dyn Write + Send>,
+    style: Style,
+    prices: BTreeMap<String, Price>,
+    lost: Arc<AtomicU64>,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    fn run(&mut self, queue: &Receiver<Message>) {
+        while let Ok(first) = queue.recv() {
+            if matches!(first, Message::Ended(_)) {
+                thread::sleep(GATHER);
+            }
+            let waiting =
+                std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok()));
+            let mut stop = false;
+            for message in waiting {
+                match message {
+                    Message::Ended(record) => self.add(&record),
+                    Message::Stop => stop = true,
+                }
+                if self.buffer.len() >= BUFFER {
+                    self.write();
+                }
+                if stop {
+                    break;
+                }
+            }
+            self.add_lost();
+            self.write();
+            if stop {
+                return;
+            }
+        }
+    }
+
+    fn add(&mut self, record: &Record) {
+        let line = Line::of(record, &self.prices);
+        match self.style {
+            Style::Json => line.json(&mut self.buffer),
+            Style::Pretty => line.pretty(&mut self.buffer),
+        }
+    }
+
+    fn add_lost(&mut self) {
+        let lost = self.lost.swap(0, Relaxed);
+        if lost == 0 {
+            return;
+        }
+        let line = match self.style {
+            Style::Json => format!("{{\"access_log_lines_lost\":{lost}}}\n"),
+            Style::Pretty => format!("({lost} lines of the access log were lost)\n"),
+        };
+        self.buffer.extend_from_slice(line.as_bytes());
+    }
+
+    /// A line that cannot be written is lost and counted, like one that found no room.
+    fn write(&mut self) {
+        let lines = self.buffer.iter().filter(|byte| **byte == b'\n').count();
+        if lines > 0 && self.out.write_all(&self.buffer).and_then(|()| self.out.flush()).is_err() {
+            self.lost.fetch_add(lines as u64, Relaxed);
+        }
+        self.buffer.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use line::tests::{prices, record};
+    use std::sync::{Condvar, Mutex};
+
+    /// A reader whose end is shut until it is opened.
+    #[derive(Clone, Default)]
+    struct Pipe(Arc<(Mutex<PipeState>, Condvar)>);
+
+    #[derive(Default)]
+    struct PipeState {
+        is_open: bool,
+        written: Vec<u8>,
+    }
+
+    impl Pipe {
+        fn open(&self) {
+            self.0.0.lock().unwrap().is_open = true;
+            self.0.1.notify_all();
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(self.0.0.lock().unwrap().written.clone()).unwrap()
+        }
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut state =
+                self.0.1.wait_while(self.0.0.lock().unwrap(), |state| !state.is_open).unwrap();
+            state.written.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_blocked_pipe_blocks_nobody_and_what_was_lost_is_said() {
+        let pipe = Pipe::default();
+        let log = AccessLog::over(Box::new(pipe.clone()), Style::Json, prices(), 4).unwrap();
+        let records = log.records();
+        for _ in 0..200_000 {
+            records(record());
+        }
+        assert!(log.lost() > 0, "four lines wait, a buffer is being written, the rest is gone");
+        pipe.open();
+        assert!(log.finish(Duration::from_secs(60)));
+        let text = pipe.text();
+        assert!(text.lines().count() < 200_000);
+        assert!(text.contains("\"access_log_lines_lost\":"), "{}", text.lines().last().unwrap());
+        let counted: u64 = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|line| line["access_log_lines_lost"].as_u64().unwrap_or(1))
+            .sum();
+        assert_eq!(counted, 200_000, "every line is written or counted");
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_a_reader_who_does_not_read() {
+        let log = AccessLog::over(Box::new(Pipe::default()), Style::Json, prices(), 4).unwrap();
+        (log.records())(record());
+        assert!(!log.finish(Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn a_file_is_appended_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        for _ in 0..2 {
+            let log = AccessLog::start(&AccessTo::File(path.clone()), prices()).unwrap().unwrap();
+            (log.records())(record());
+            assert!(log.finish(Duration::from_secs(60)));
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+        let nowhere = AccessTo::File(dir.path().join("no/such/dir.log"));
+        let Err(error) = AccessLog::start(&nowhere, prices()) else { panic!("opened") };
+        assert!(error.to_string().starts_with("log.access: cannot append to"), "{error}");
+        assert!(AccessLog::start(&AccessTo::Off, prices()).unwrap().is_none());
+    }
+}

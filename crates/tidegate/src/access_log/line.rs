@@ -1,0 +1,225 @@
+//! One line of the access log, for machines and for eyes.
+
+use serde::Serialize;
+use std::{collections::BTreeMap, time::Duration};
+use tidegate_core::{Error, Kind, Origin, Usage};
+use tidegate_engine::{Outcome, Record};
+use tidegate_sdk::Price;
+
+/// One line, in the order it is written. What is not known is left out.
+#[derive(Serialize)]
+pub(super) struct Line<'a> {
+    time: String,
+    request_id: &'a str,
+    front: &'static str,
+    caller: &'a str,
+    operation: &'static str,
+    model: &'a str,
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_model: Option<&'a str>,
+    status: u16,
+    class: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    attempts: u32,
+    duration_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttft_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cached_input_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_tokens: Option<u64>,
+    /// Left out when the price is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_usd: Option<f64>,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn of(record: &'a Record, prices: &BTreeMap<String, Price>) -> Self {
+        let (status, class, code) = ending(record.outcome);
+        let usage = record.usage;
+        Self {
+            time: show_time(record),
+            request_id: &record.id,
+            front: record.front.name(),
+            caller: &record.tenant,
+            operation: record.operation.name(),
+            model: &record.model,
+            stream: record.stream,
+            upstream: record.upstream.as_deref(),
+            upstream_model: record.upstream_model.as_deref(),
+            status,
+            class,
+            code,
+            attempts: record.attempts,
+            duration_ms: millis(record.duration),
+            ttft_ms: record.first_chunk.map(millis),
+            input_tokens: usage.map(|usage| usage.input),
+            cached_input_tokens: usage.map(|usage| usage.cached_input).filter(|n| *n > 0),
+            output_tokens: usage.map(|usage| usage.output),
+            reasoning_tokens: usage.map(|usage| usage.reasoning).filter(|n| *n > 0),
+            cost_usd: usage.and_then(|usage| Some(cost(usage, prices.get(&*record.model)?))),
+        }
+    }
+
+    pub(super) fn json(&self, into: &mut Vec<u8>) {
+        serde_json::to_writer(&mut *into, self).expect("strings and numbers serialize");
+        into.push(b'\n');
+    }
+
+    /// For eyes: `12:03:04 200 chat -> vllm 1.24 s (first 0.31 s) 12+345 tokens`.
+    pub(super) fn pretty(&self, into: &mut Vec<u8>) {
+        use std::fmt::Write;
+        let time = self.time.get(11..19).unwrap_or(&self.time);
+        let mut line = format!("{time} {} {}", self.status, self.model);
+        let mut say = |part: String| line.push_str(&part);
+        if let Some(upstream) = self.upstream {
+            say(format!(" -> {upstream}"));
+        }
+        say(format!(" {}", seconds(self.duration_ms)));
+        if let Some(first) = self.ttft_ms.filter(|_| self.stream) {
+            say(format!(" (first {})", seconds(first)));
+        }
+        if let (Some(input), Some(output)) = (self.input_tokens, self.output_tokens) {
+            say(format!(" {input}+{output} tokens"));
+        }
+        if self.attempts > 1 {
+            say(format!(" {} attempts", self.attempts));
+        }
+        if let Some(code) = self.code {
+            say(format!(" {code} ({})", self.class));
+        }
+        // The caller chose the model's name: no escape sequence of it reaches the terminal.
+        let mut plain = String::with_capacity(line.len());
+        for c in line.chars() {
+            if c.is_control() {
+                write!(plain, "{}", c.escape_default()).expect("a string takes it all");
+            } else {
+                plain.push(c);
+            }
+        }
+        into.extend_from_slice(plain.as_bytes());
+        into.push(b'\n');
+    }
+}
+
+/// Status as the caller saw it, class of SPEC section 6.1, and code.
+fn ending(outcome: Outcome) -> (u16, &'static str, Option<&'static str>) {
+    let kind = match outcome {
+        Outcome::Ok => return (200, "ok", None),
+        Outcome::Failed(kind) => kind,
+        Outcome::Cancelled => Kind::Cancelled,
+    };
+    let error = Error::new(kind, Origin::Gateway, String::new());
+    (tidegate_wire::error_body::status(&error), error.class().name(), Some(error.code()))
+}
+
+fn cost(usage: Usage, price: &Price) -> f64 {
+    (usage.input as f64 * price.input + usage.output as f64 * price.output) / 1e6
+}
+
+fn show_time(record: &Record) -> String {
+    let time = jiff::Timestamp::try_from(record.started_at).unwrap_or_default();
+    format!("{time:.3}")
+}
+
+/// Milliseconds to the microsecond.
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}
+
+fn seconds(millis: f64) -> String {
+    if millis < 1e3 { format!("{millis:.0} ms") } else { format!("{:.2} s", millis / 1e3) }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+    use tidegate_core::{Front, Operation};
+
+    pub(crate) fn record() -> Record {
+        Record {
+            id: "req_1".into(),
+            front: Front::Http,
+            tenant: "4kQ0".into(),
+            operation: Operation::ChatCompletions,
+            model: "chat".into(),
+            stream: true,
+            upstream: Some("vllm".into()),
+            upstream_model: Some("qwen3-8b".into()),
+            attempts: 1,
+            outcome: Outcome::Ok,
+            usage: Some(Usage { input: 1000, cached_input: 0, output: 200, reasoning: 0 }),
+            started_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            first_chunk: Some(Duration::from_micros(310_500)),
+            duration: Duration::from_millis(1240),
+        }
+    }
+
+    pub(crate) fn prices() -> BTreeMap<String, Price> {
+        BTreeMap::from([("chat".into(), Price { input: 0.15, output: 0.60 })])
+    }
+
+    fn json(record: &Record) -> String {
+        let mut text = Vec::new();
+        Line::of(record, &prices()).json(&mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    fn pretty(record: &Record) -> String {
+        let mut text = Vec::new();
+        Line::of(record, &prices()).pretty(&mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_what_became_of_a_call() {
+        assert_eq!(
+            json(&record()),
+            concat!(
+                r#"{"time":"2023-11-14T22:13:20.123Z","request_id":"req_1","front":"http","#,
+                r#""caller":"4kQ0","operation":"chat","model":"chat","stream":true,"#,
+                r#""upstream":"vllm","upstream_model":"qwen3-8b","status":200,"class":"ok","#,
+                r#""attempts":1,"duration_ms":1240.0,"ttft_ms":310.5,"input_tokens":1000,"#,
+                r#""output_tokens":200,"cost_usd":0.00027}"#,
+                "\n"
+            )
+        );
+        assert_eq!(
+            pretty(&record()),
+            "22:13:20 200 chat -> vllm 1.24 s (first 310 ms) 1000+200 tokens\n"
+        );
+    }
+
+    #[test]
+    fn a_failure_says_how() {
+        let failed = Record {
+            outcome: Outcome::Failed(Kind::RateLimited),
+            upstream: None,
+            upstream_model: None,
+            attempts: 0,
+            usage: None,
+            first_chunk: None,
+            model: "evil\u{1b}[31m\nname".into(),
+            ..record()
+        };
+        let line = json(&failed);
+        assert!(
+            line.contains(r#""status":429,"class":"refused","code":"rate_limit_exceeded""#),
+            "{line}"
+        );
+        assert!(!line.contains("tokens") && !line.contains("upstream"), "{line}");
+        let line = pretty(&failed);
+        assert!(!line.contains('\u{1b}') && line.lines().count() == 1, "{line}");
+        let gone = Record { outcome: Outcome::Cancelled, ..record() };
+        assert!(json(&gone).contains(r#""status":499,"class":"cancelled""#));
+    }
+}

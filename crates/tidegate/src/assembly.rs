@@ -1,0 +1,215 @@
+//! From configuration and flags to a client: the gateway's and the batch runner's way to it.
+
+use crate::config::{self, Environment, Loaded, Sources};
+use anyhow::Context;
+use std::{collections::BTreeMap, sync::Arc};
+use tidegate_batch::{Price, Prices};
+use tidegate_core::{Answer, Secret, Store};
+use tidegate_engine::Records;
+use tidegate_policy::{concurrency, setting::SecretRef, timeout};
+use tidegate_sdk::{Builder, Client, ModelSettings, Protocol, Settings, TargetSettings, UpstreamSettings};
+use tidegate_sim::Sim;
+
+/// The model the built-in simulated server answers for.
+pub(crate) const SIMULATED_MODEL: &str = "sim-small";
+/// Name of the upstream a command makes when no configuration names one.
+const SIMULATED: &str = "sim";
+const FROM_FLAGS: &str = "upstream";
+
+/// The gateway's client.
+///
+/// # Errors
+///
+/// Names the upstream, model or key at fault.
+pub(crate) fn for_serve(
+    loaded: &Loaded,
+    store: Arc<dyn Store>,
+    records: Option<Records>,
+) -> anyhow::Result<Client> {
+    let mut settings = with_keys(loaded);
+    if is_empty(&settings) {
+        add_simulated_model(&mut settings);
+    }
+    let mut builder = builder(settings).store(store);
+    if let Some(records) = records {
+        builder = builder.records(records);
+    }
+    builder.build().context("putting the gateway together")
+}
+
+/// What the command line of `tidegate batch` says about where rows go.
+#[derive(Debug, Default)]
+pub(crate) struct BatchUpstream {
+    /// `--base-url`, or the environment's.
+    pub(crate) base_url: Option<String>,
+    /// Our key there.
+    pub(crate) api_key: Option<Secret<String>>,
+    /// Attempts in flight; `None` finds the number.
+    pub(crate) concurrency: Option<u32>,
+    /// Requests per minute, as told.
+    pub(crate) rpm: Option<f64>,
+    /// Tokens per minute, as told.
+    pub(crate) tpm: Option<u64>,
+    /// Requests per second, as told.
+    pub(crate) max_qps: Option<f64>,
+    /// Attempts of one row.
+    pub(crate) max_attempts: u32,
+    /// Where a configuration is looked for.
+    pub(crate) sources: Sources,
+}
+
+/// An engine for a batch, and what is known of its models.
+pub(crate) struct Assembled {
+    /// Answers the rows.
+    pub(crate) answer: Arc<dyn Answer>,
+    /// The model of rows that name none.
+    pub(crate) default_model: Option<String>,
+    /// What the configured models cost.
+    pub(crate) prices: Prices,
+    /// Where rows go, in words.
+    pub(crate) destination: String,
+}
+
+/// The batch runner's client: `--base-url`, else the configuration, else `OPENAI_BASE_URL`, else
+/// the built-in simulated model.
+///
+/// # Errors
+///
+/// [`config::Problems`] for a bad configuration; otherwise names what could not be opened.
+pub(crate) fn for_batch(
+    flags: &BatchUpstream,
+    environment: &Environment,
+) -> anyhow::Result<Assembled> {
+    let configured = with_keys(&config::load(&flags.sources, environment)?);
+    let prices = prices(&configured);
+    let from_environment = environment.variable("OPENAI_BASE_URL").filter(|url| !url.is_empty());
+    let way = match (flags.base_url.as_deref(), from_environment) {
+        (Some(base_url), _) => Way::to(base_url, flags),
+        (None, _) if !is_empty(&configured) => Way::through(configured),
+        (None, Some(base_url)) => Way::to(base_url, flags),
+        (None, None) => Way::to_the_simulated_model(),
+    };
+    let mut settings = way.settings;
+    for upstream in settings.upstreams.values_mut() {
+        told(upstream, flags);
+    }
+    for model in settings.models.values_mut() {
+        // A row's own timeout is its deadline; no clock meant for callers cuts it shorter.
+        model.timeouts.total = model.timeouts.total.max(timeout::Options::default().total);
+    }
+    settings.retry.max_attempts = flags.max_attempts;
+    let mut builder = builder(settings);
+    if let Some(name) = way.any_model {
+        builder = builder.any_model(name);
+    }
+    let client = builder.build().context("opening the upstream")?;
+    Ok(Assembled {
+        answer: client.answer(),
+        default_model: way.default_model,
+        prices,
+        destination: way.destination,
+    })
+}
+
+/// Where a batch's rows go.
+struct Way {
+    settings: Settings,
+    /// The upstream that takes models nobody configured.
+    any_model: Option<&'static str>,
+    default_model: Option<String>,
+    destination: String,
+}
+
+impl Way {
+    fn to(base_url: &str, flags: &BatchUpstream) -> Self {
+        let upstream = UpstreamSettings {
+            base_url: base_url.to_owned(),
+            api_key: flags.api_key.clone().map(SecretRef::Literal),
+            ..UpstreamSettings::default()
+        };
+        let mut settings = Settings::default();
+        settings.upstreams.insert(FROM_FLAGS.into(), upstream);
+        let destination = base_url.to_owned();
+        Self { settings, any_model: Some(FROM_FLAGS), default_model: None, destination }
+    }
+
+    fn through(configured: Settings) -> Self {
+        let mut models = configured.models.keys();
+        let default_model = match (models.next(), models.next()) {
+            (Some(only), None) => Some(only.clone()),
+            _ => None,
+        };
+        let upstreams: Vec<_> = configured.upstreams.keys().cloned().collect();
+        let destination = upstreams.join(", ");
+        Self { settings: configured, any_model: None, default_model, destination }
+    }
+
+    fn to_the_simulated_model() -> Self {
+        let mut settings = Settings::default();
+        add_simulated_model(&mut settings);
+        Self {
+            settings,
+            any_model: Some(SIMULATED),
+            default_model: Some(SIMULATED_MODEL.to_owned()),
+            destination: "the built-in simulated model".to_owned(),
+        }
+    }
+}
+
+fn prices(settings: &Settings) -> Prices {
+    let known = settings.models.iter().filter_map(|(name, model)| {
+        let price = model.price?;
+        Some((name.clone(), Price { input: price.input, output: price.output }))
+    });
+    let known: BTreeMap<_, _> = known.collect();
+    Arc::new(move |model| known.get(model).copied())
+}
+
+/// Lays the limits the command line told over an upstream's own.
+fn told(upstream: &mut UpstreamSettings, flags: &BatchUpstream) {
+    if let Some(fixed) = flags.concurrency {
+        upstream.max_concurrency = concurrency::Options::Fixed(fixed);
+        upstream.connection.max_connections = upstream.connection.max_connections.max(fixed as usize);
+        upstream.connection.max_idle = upstream.connection.max_idle.max(fixed as usize);
+    }
+    let lower = |told: Option<f64>, own: Option<f64>| match (told, own) {
+        (Some(told), Some(own)) => Some(told.min(own)),
+        (told, own) => told.or(own),
+    };
+    upstream.requests_per_minute = lower(flags.rpm, upstream.requests_per_minute);
+    upstream.requests_per_second = lower(flags.max_qps, upstream.requests_per_second);
+    upstream.tokens_per_minute = flags.tpm.or(upstream.tokens_per_minute);
+}
+
+fn builder(settings: Settings) -> Builder {
+    let needs_simulator =
+        settings.upstreams.values().any(|upstream| upstream.protocol == Protocol::Sim);
+    let builder = Client::builder().settings(settings);
+    if !needs_simulator {
+        return builder;
+    }
+    let sim = Sim::new(tidegate_sim::Options::embedded());
+    builder.simulator(Arc::new(move || sim.connect()))
+}
+
+fn is_empty(settings: &Settings) -> bool {
+    settings.upstreams.is_empty() && settings.models.is_empty()
+}
+
+/// With nothing configured there is still something to try.
+fn add_simulated_model(settings: &mut Settings) {
+    let upstream = UpstreamSettings { protocol: Protocol::Sim, ..UpstreamSettings::default() };
+    settings.upstreams.insert(SIMULATED.into(), upstream);
+    let target = TargetSettings { upstream: SIMULATED.into(), model: None, weight: 1 };
+    let model = ModelSettings { targets: vec![target], ..ModelSettings::default() };
+    settings.models.insert(SIMULATED_MODEL.into(), model);
+}
+
+/// The settings with the secrets they refer to in place.
+fn with_keys(loaded: &Loaded) -> Settings {
+    let mut settings = loaded.config.settings();
+    for (name, upstream) in &mut settings.upstreams {
+        upstream.api_key = loaded.api_keys.get(name).cloned().map(SecretRef::Literal);
+    }
+    settings
+}

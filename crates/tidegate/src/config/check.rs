@@ -1,0 +1,307 @@
+//! What a type cannot say: names that must exist, numbers that would stop everything.
+
+use super::{
+    Config,
+    decode::show_path,
+    problem::{Place, Problem, hint},
+    tree::Node,
+};
+use tidegate_sdk::{ModelSettings, Protocol, UpstreamSettings};
+
+/// What was found, each thing placed where it was written.
+pub(super) struct Findings<'a> {
+    tree: &'a Node,
+    /// Paths of what could not be read: nothing more is said of what depends on them.
+    lost: &'a [Vec<String>],
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+}
+
+impl<'a> Findings<'a> {
+    pub(super) const fn new(tree: &'a Node, lost: &'a [Vec<String>]) -> Self {
+        Self { tree, lost, problems: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// Something that cannot work.
+    pub(super) fn problem(&mut self, path: &[&str], message: impl AsRef<str>) {
+        // Enough was said of what lies above or below.
+        let follows = |lost: &Vec<String>| lost.iter().zip(path).all(|(lost, word)| lost == word);
+        if !self.lost.iter().any(follows) {
+            self.problems.push(self.at(path, message.as_ref()));
+        }
+    }
+
+    /// Something that works and should be looked at.
+    pub(super) fn warning(&mut self, path: &[&str], message: impl AsRef<str>) {
+        self.warnings.push(self.at(path, message.as_ref()));
+    }
+
+    /// Whether the value was written in a file, and not given from outside.
+    pub(super) fn is_in_a_file(&self, path: &[&str]) -> bool {
+        matches!(self.tree.nearest(path).place, Place::File { .. })
+    }
+
+    /// Whether an upstream is there, but could not be read.
+    fn is_lost(&self, upstream: &str) -> bool {
+        self.lost.iter().any(|lost| match &lost[..] {
+            [table] => table == "upstreams",
+            [table, name] => table == "upstreams" && name == upstream,
+            _ => false,
+        })
+    }
+
+    fn at(&self, path: &[&str], message: &str) -> Problem {
+        let place = self.tree.nearest(path).place.clone();
+        Problem::new(place, format!("{}: {message}", show_path(path)))
+    }
+
+    fn refuse_if(&mut self, wrong: bool, path: &[&str], message: &str) {
+        if wrong {
+            self.problem(path, message);
+        }
+    }
+}
+
+/// Checks everything, and stops at nothing.
+pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
+    check_server(config, findings);
+    for (name, upstream) in &config.upstreams {
+        check_upstream(name, upstream, findings);
+    }
+    for (name, model) in &config.models {
+        check_model(name, model, config, findings);
+    }
+    check_limits(config, findings);
+    check_retry(config, findings);
+    warn_of_unused_upstreams(config, findings);
+}
+
+fn check_server(config: &Config, findings: &mut Findings<'_>) {
+    let duplicate = config.server.limits.tls.is_some();
+    findings.refuse_if(duplicate, &["server", "limits", "tls"], "write it as `server.tls`");
+    if let Err(error) = config.http_options().check() {
+        let message = error.to_string();
+        match message.strip_prefix("tls: ") {
+            Some(message) => findings.problem(&["server", "tls"], message),
+            None => {
+                let (key, said) = message.split_once(' ').unwrap_or((&message, "is wrong"));
+                findings.problem(&["server", "limits", key], said);
+            }
+        }
+    }
+}
+
+fn check_upstream(name: &str, upstream: &UpstreamSettings, findings: &mut Findings<'_>) {
+    let path = ["upstreams", name];
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    findings.refuse_if(
+        name.is_empty() || name.len() > 64 || !name.chars().all(plain),
+        &path,
+        "a name of an upstream is 1 to 64 letters, digits, - _ or .",
+    );
+    let key = |key| ["upstreams", name, key];
+    match (upstream.protocol, upstream.base_url.as_str()) {
+        (Protocol::Sim, "") => {}
+        (Protocol::Sim, _) => {
+            findings.warning(&key("base_url"), "the built-in simulator needs none")
+        }
+        (Protocol::Openai, "") => findings
+            .problem(&path, "`base_url` is missing: where is it, like \"http://10.0.0.5:8000/v1\""),
+        (Protocol::Openai, url) => {
+            if let Err(message) = check_url(url) {
+                findings.problem(&key("base_url"), message);
+            }
+        }
+    }
+    let fixed = tidegate_policy::concurrency::Options::Fixed(0);
+    let nothing = "0 would let no call through; leave it out for no limit of ours";
+    findings.refuse_if(upstream.max_concurrency == fixed, &key("max_concurrency"), nothing);
+    for (name, rate) in [
+        ("requests_per_minute", upstream.requests_per_minute),
+        ("requests_per_second", upstream.requests_per_second),
+    ] {
+        let wrong = rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0);
+        findings.refuse_if(wrong, &key(name), "must be more than 0");
+    }
+    findings.refuse_if(upstream.tokens_per_minute == Some(0), &key("tokens_per_minute"), nothing);
+    check_connection(name, &upstream.connection, findings);
+}
+
+fn check_connection(
+    name: &str,
+    connection: &tidegate_upstream::Options,
+    findings: &mut Findings<'_>,
+) {
+    let key = |key| ["upstreams", name, "connection", key];
+    for (name, zero) in [
+        ("connect_timeout", connection.connect_timeout.is_zero()),
+        ("max_connections", connection.max_connections == 0),
+        ("lifetime", connection.lifetime.is_zero()),
+        ("max_answer_bytes", connection.max_answer_bytes == 0),
+    ] {
+        findings.refuse_if(zero, &key(name), "must be more than 0");
+    }
+    for (header, value) in &connection.headers {
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        let path = ["upstreams", name, "connection", "headers", header];
+        let wrong = header.is_empty() || !header.chars().all(token);
+        findings.refuse_if(wrong, &path, "is no name of a header");
+        let wrong = value.chars().any(|c| c.is_control() || !c.is_ascii());
+        findings.refuse_if(wrong, &path, "has a value with a character that no header has");
+    }
+}
+
+/// A URL is not repeated in messages: one with a password in it was written before.
+fn check_url(url: &str) -> Result<(), &'static str> {
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return Err("must begin with http:// or https://");
+    };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if authority.contains('@') {
+        return Err("holds a user or password: put the key into `api_key`");
+    }
+    if url.contains(['?', '#']) {
+        return Err("ends with its path, such as /v1: no ? and no #");
+    }
+    if url.chars().any(|c| c.is_whitespace() || c.is_control() || !c.is_ascii()) {
+        return Err("holds a character that no URL has");
+    }
+    let port = match authority.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => Some(port),
+        _ => None,
+    };
+    let host = port.map_or(authority, |port| &authority[..authority.len() - port.len() - 1]);
+    if host.is_empty() {
+        return Err("names no host");
+    }
+    if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        return Err("its port is not a number from 1 to 65535");
+    }
+    if path.ends_with("chat/completions") {
+        return Err("ends with /v1: the rest of the path is each call's own");
+    }
+    Ok(())
+}
+
+fn check_model(name: &str, model: &ModelSettings, config: &Config, findings: &mut Findings<'_>) {
+    let path = ["models", name];
+    let bad = |c: char| c.is_control() || c.is_whitespace();
+    findings.refuse_if(
+        name.is_empty() || name.len() > 256 || name.contains(bad),
+        &path,
+        "a name of a model is 1 to 256 bytes without blanks",
+    );
+    let targets = ["models", name, "targets"];
+    findings.refuse_if(
+        model.targets.is_empty(),
+        &targets,
+        "at least one is needed, like [{ upstream = \"NAME\" }]",
+    );
+    for (index, target) in model.targets.iter().enumerate() {
+        let index = index.to_string();
+        if !config.upstreams.contains_key(&target.upstream) && !findings.is_lost(&target.upstream) {
+            let written = &target.upstream;
+            let hint = hint(written, config.upstreams.keys().map(String::as_str), "upstreams");
+            findings.problem(
+                &["models", name, "targets", &index, "upstream"],
+                format!("there is no upstream `{written}`{hint}"),
+            );
+        }
+        let empty = target.model.as_ref().is_some_and(String::is_empty);
+        let path = ["models", name, "targets", &index, "model"];
+        findings.refuse_if(empty, &path, "is empty: leave it out for the callers' own name");
+    }
+    let parked = !model.targets.is_empty() && model.targets.iter().all(|target| target.weight == 0);
+    findings.refuse_if(parked, &targets, "every weight is 0, so no call could go anywhere");
+    check_timeouts(name, model, findings);
+    if let Some(price) = &model.price {
+        for (key, usd) in [("input", price.input), ("output", price.output)] {
+            let wrong = !usd.is_finite() || usd < 0.0;
+            findings.refuse_if(wrong, &["models", name, "price", key], "must be 0 or more");
+        }
+    }
+}
+
+fn check_timeouts(name: &str, model: &ModelSettings, findings: &mut Findings<'_>) {
+    use tidegate_policy::timeout::FirstToken;
+    let timeouts = &model.timeouts;
+    let first_token = match timeouts.first_token {
+        FirstToken::Adaptive => None,
+        FirstToken::Fixed(clock) => Some(clock),
+    };
+    for (key, clock) in [
+        ("connect", Some(timeouts.connect)),
+        ("first_token", first_token),
+        ("idle", Some(timeouts.idle)),
+        ("total", Some(timeouts.total)),
+    ] {
+        let zero = clock.is_some_and(|clock| clock.is_zero());
+        findings.refuse_if(zero, &["models", name, "timeouts", key], "must be more than 0");
+    }
+}
+
+fn check_limits(config: &Config, findings: &mut Findings<'_>) {
+    let limits = &config.limits.default;
+    for (key, zero) in [
+        ("requests_per_minute", limits.requests_per_minute == Some(0)),
+        ("tokens_per_minute", limits.tokens_per_minute == Some(0)),
+        ("concurrency", limits.concurrency == Some(0)),
+    ] {
+        let message = "0 would refuse every call; leave it out for no limit";
+        findings.refuse_if(zero, &["limits", "default", key], message);
+    }
+}
+
+fn check_retry(config: &Config, findings: &mut Findings<'_>) {
+    let path = ["retry", "max_attempts"];
+    let none = config.retry.max_attempts == 0;
+    findings.refuse_if(none, &path, "counts the first attempt: 1 means no retry");
+    let budget = &config.retry_budget;
+    for (key, value) in [("ratio", budget.ratio), ("floor_per_second", budget.floor_per_second)] {
+        let wrong = !value.is_finite() || value < 0.0;
+        findings.refuse_if(wrong, &["retry_budget", key], "must be 0 or more");
+    }
+}
+
+fn warn_of_unused_upstreams(config: &Config, findings: &mut Findings<'_>) {
+    let targets = || config.models.values().flat_map(|model| &model.targets);
+    for name in config.upstreams.keys() {
+        if !targets().any(|target| target.upstream == *name) {
+            findings.warning(&["upstreams", name], "no model has it as a target");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_url;
+
+    #[test]
+    fn urls_that_cannot_work_are_refused() {
+        for good in [
+            "http://10.0.0.5:8000/v1",
+            "https://api.openai.com/v1",
+            "http://localhost",
+            "http://[::1]:8080/v1",
+            "http://[::1]/v1",
+        ] {
+            assert_eq!(check_url(good), Ok(()), "{good}");
+        }
+        for (bad, said) in [
+            ("api.openai.com", "must begin"),
+            ("ftp://x/v1", "must begin"),
+            ("https://user:canary@x/v1", "password"),
+            ("https://x/v1?key=canary", "no ?"),
+            ("https:///v1", "no host"),
+            ("https://:80/v1", "no host"),
+            ("https://x:port/v1", "port"),
+            ("https://x:99999/v1", "port"),
+            ("https://x:0/v1", "port"),
+            ("https://x y/v1", "character"),
+            ("https://x/v1/chat/completions", "ends with /v1"),
+        ] {
+            let message = check_url(bad).unwrap_err();
+            assert!(message.contains(said) && !message.contains("canary"), "{bad}: {message}");
+        }
+    }
+}

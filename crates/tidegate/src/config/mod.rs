@@ -1,0 +1,255 @@
+//! The configuration: what can be written, and the one place that reads files and environment.
+//!
+//! The types of most keys are declared where they are used (a policy, the pool, the front); here
+//! they are only put together. [`load`] reads every layer, says everything that is wrong at once,
+//! each with its file, line and column, and resolves the secrets.
+//!
+//! ```text
+//! defaults < file < profile < environment < flags
+//!          layers.rs -> tree.rs -> decode.rs, reader.rs -> Config -> check.rs, secret.rs
+//! ```
+
+mod check;
+mod decode;
+mod environment;
+mod layers;
+mod problem;
+mod reader;
+#[cfg(test)]
+mod reference;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub(crate) use environment::Environment;
+pub(crate) use layers::{Override, Sources};
+pub(crate) use problem::{Problem, Problems, hint};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+use tidegate_core::Secret;
+use tidegate_policy::{retry, retry_budget};
+use tidegate_sdk::{LimitsSettings, ModelSettings, Settings, UpstreamSettings};
+
+/// The configuration of a gateway.
+///
+/// Relative paths are taken from the working directory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The callers' port and where state is kept.
+    pub(crate) server: Server,
+    /// Model servers and provider accounts, by name.
+    pub(crate) upstreams: BTreeMap<String, UpstreamSettings>,
+    /// Models callers may ask for, by the name they use.
+    pub(crate) models: BTreeMap<String, ModelSettings>,
+    /// Limits of callers.
+    pub(crate) limits: LimitsSettings,
+    /// When and how often a failed attempt is tried again.
+    pub(crate) retry: retry::Options,
+    /// How many attempts beyond the first an upstream may get.
+    pub(crate) retry_budget: retry_budget::Options,
+    /// What is written about calls.
+    pub(crate) log: Log,
+}
+
+/// The callers' port and where state is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Server {
+    /// Address and port for callers: HTTP/1.1 and HTTP/2. Port 0 takes a free one. Default
+    /// "127.0.0.1:8080".
+    #[serde(deserialize_with = "read_address")]
+    #[schemars(with = "String")]
+    pub(crate) listen: SocketAddr,
+    /// Directory of the state, made if it is not there, for this user only. Default ".tidegate".
+    pub(crate) data_dir: PathBuf,
+    /// Certificate and key of the callers' port. Default: none, and callers speak plain HTTP.
+    pub(crate) tls: Option<tidegate_http::Tls>,
+    /// Limits and timers of the callers' port.
+    pub(crate) limits: tidegate_http::Options,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            data_dir: ".tidegate".into(),
+            tls: None,
+            limits: tidegate_http::Options::default(),
+        }
+    }
+}
+
+/// What is written about calls.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    /// Where one line per call goes: "stderr", "off", or the path of a file to append to. JSON,
+    /// except on a terminal. Default "stderr".
+    pub(crate) access: AccessTo,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
+pub(crate) enum AccessTo {
+    /// Nowhere.
+    Off,
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// The end of this file.
+    File(PathBuf),
+}
+
+impl Config {
+    /// What the assembly is made from.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            upstreams: self.upstreams.clone(),
+            models: self.models.clone(),
+            limits: self.limits.clone(),
+            retry: self.retry.clone(),
+            retry_budget: self.retry_budget.clone(),
+        }
+    }
+
+    /// The configuration as it may be printed: what could hold a secret is blacked out.
+    pub(crate) fn redacted(&self) -> Self {
+        let mut shown = self.clone();
+        for upstream in shown.upstreams.values_mut() {
+            for value in upstream.connection.headers.values_mut() {
+                "[redacted]".clone_into(value);
+            }
+        }
+        shown
+    }
+
+    /// What the front is made from.
+    pub(crate) fn http_options(&self) -> tidegate_http::Options {
+        tidegate_http::Options { tls: self.server.tls.clone(), ..self.server.limits.clone() }
+    }
+}
+
+/// A configuration that can be used, with everything it refers to.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    /// Our keys at the upstreams, by the upstream's name.
+    pub(crate) api_keys: BTreeMap<String, Secret<String>>,
+    /// What works but should be looked at.
+    pub(crate) warnings: Vec<Problem>,
+    /// The files it was read from, in order; none when all is default or environment.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// Reads every layer, checks the result and resolves its secrets.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub(crate) fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, Problems> {
+    let mut api_keys = BTreeMap::new();
+    let mut loaded = load_with(sources, environment, |config, findings| {
+        api_keys = secret::resolve_all(config, environment, findings);
+    })?;
+    loaded.api_keys = api_keys;
+    Ok(loaded)
+}
+
+/// The configuration alone, for commands that call no upstream: a secret that is not there is
+/// none of their business.
+///
+/// # Errors
+///
+/// Everything else that is wrong with it.
+pub(crate) fn load_without_secrets(
+    sources: &Sources,
+    environment: &Environment,
+) -> Result<Config, Problems> {
+    load_with(sources, environment, |_, _| ()).map(|loaded| loaded.config)
+}
+
+fn load_with(
+    sources: &Sources,
+    environment: &Environment,
+    look_further: impl FnOnce(&Config, &mut check::Findings<'_>),
+) -> Result<Loaded, Problems> {
+    let layers = layers::read(sources, environment)?;
+    let decoded = decode::decode::<Config>(layers.tree.clone());
+    let mut problems = layers.problems;
+    problems.extend(decoded.problems);
+    let Some(config) = decoded.value else {
+        return Err(Problems::none_in(problems).expect_err("what has no problem has a value"));
+    };
+    let mut findings = check::Findings::new(&layers.tree, &decoded.lost);
+    check::check(&config, &mut findings);
+    look_further(&config, &mut findings);
+    problems.extend(findings.problems);
+    Problems::none_in(problems)?;
+    let (warnings, files) = (findings.warnings, layers.files);
+    Ok(Loaded { config, api_keys: BTreeMap::new(), warnings, files })
+}
+
+/// The JSON Schema of the file.
+pub(crate) fn schema() -> schemars::Schema {
+    let mut schema = schemars::schema_for!(Config);
+    // The front's options hold it too, but in a file it is written once, as `server.tls`.
+    let limits = schema.pointer("/$defs/Server/properties/limits/$ref").and_then(|it| it.as_str());
+    if let Some(limits) =
+        limits.map(|limits| format!("{}/properties", limits.trim_start_matches('#')))
+        && let Some(keys) = schema.pointer_mut(&limits).and_then(|keys| keys.as_object_mut())
+    {
+        keys.remove("tls");
+    }
+    schema
+}
+
+fn read_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = Cow::<'de, str>::deserialize(from)?;
+    let numeric = match text.strip_prefix("localhost:") {
+        Some(port) => Cow::Owned(format!("127.0.0.1:{port}")),
+        None => Cow::Borrowed(&*text),
+    };
+    numeric.parse().map_err(|_| {
+        let or_all =
+            if text.starts_with(':') { " or, for every interface, \"0.0.0.0:8080\"" } else { "" };
+        de::Error::custom(format!(
+            "`{text}` is not an address to listen on: write IP and port, like \
+             \"127.0.0.1:8080\"{or_all}"
+        ))
+    })
+}
+
+impl<'de> Deserialize<'de> for AccessTo {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(from)?;
+        match &*text {
+            "off" => Ok(Self::Off),
+            "stderr" => Ok(Self::Stderr),
+            path if path.contains(['/', '\\']) => Ok(Self::File(path.into())),
+            other => Err(de::Error::custom(format!(
+                "`{other}` is neither \"stderr\" nor \"off\" nor a path: write a file of this \
+                 directory as \"./{other}\""
+            ))),
+        }
+    }
+}
+
+impl Serialize for AccessTo {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => to.serialize_str("off"),
+            Self::Stderr => to.serialize_str("stderr"),
+            Self::File(path) => path.serialize(to),
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Writes `docs/configuration.md` and `examples/tidegate.toml` from the schema, and fails when
+//! they have drifted. `TIDEGATE_REWRITE=1 cargo test -p tidegate reference` rewrites them.
+
+use super::{Config, Environment, Sources, load, schema};
+use serde_json::{Map, Value, json};
+use std::{env, fs, path::Path};
+
+/// Values shown in the example: of keys that have no default, and of names to choose.
+const SAMPLES: [(&str, &str); 15] = [
+    ("upstreams.*", "vllm"),
+    ("models.*", "chat"),
+    ("upstreams.vllm.base_url", "\"http://10.0.0.5:8000/v1\""),
+    ("upstreams.vllm.api_key", "{ env = \"VLLM_KEY\" }"),
+    ("upstreams.vllm.requests_per_minute", "600"),
+    ("upstreams.vllm.requests_per_second", "10"),
+    ("upstreams.vllm.tokens_per_minute", "200_000"),
+    ("models.chat.targets", "[{ upstream = \"vllm\", model = \"qwen3-8b\", weight = 1 }]"),
+    ("models.chat.price", "{ input = 0.15, output = 0.60 }"),
+    ("server.tls", "{ cert = \"cert.pem\", key = \"key.pem\" }"),
+    ("limits.default.requests_per_minute", "600"),
+    ("limits.default.tokens_per_minute", "200_000"),
+    ("limits.default.concurrency", "64"),
+    ("upstreams.vllm.connection.ca_file", "\"/etc/ssl/our-ca.pem\""),
+    ("upstreams.vllm.connection.headers", "{ x-team = \"search\" }"),
+];
+
+/// The tables a reader meets first, first.
+const ORDER: [&str; 7] =
+    ["server", "upstreams", "models", "limits", "retry", "retry_budget", "log"];
+
+/// Keys that the example does not leave commented out.
+const ACTIVE: [&str; 2] = ["upstreams.vllm.base_url", "models.chat.targets"];
+
+/// A table of the file, and its keys.
+struct Section {
+    /// `upstreams.NAME` in the reference, `upstreams.vllm` in the example.
+    path: Vec<String>,
+    about: String,
+    keys: Vec<Key>,
+    shape: Shape,
+}
+
+/// How a table is written.
+#[derive(Clone, Copy, PartialEq)]
+enum Shape {
+    /// `[path]`
+    Table,
+    /// On the line of its key: `price = { … }`.
+    Inline,
+    /// In a list: `targets = [{ … }]`.
+    List,
+}
+
+struct Key {
+    name: String,
+    about: String,
+    kind: String,
+    default: Option<Value>,
+}
+
+#[test]
+fn the_reference_is_what_the_types_say() {
+    let mut page = String::from(
+        "# Configuration\n\n\
+         <!-- Generated from the types. Rewrite: TIDEGATE_REWRITE=1 cargo test -p tidegate reference -->\n\n\
+         The file is `tidegate.toml`, found by `--config`, by `TIDEGATE_CONFIG`, or in the working\n\
+         directory. `--profile prod` lays `tidegate.prod.toml` over it, and any value can be set from the\n\
+         environment: `TIDEGATE__SERVER__LISTEN=0.0.0.0:8080`. Flags win over all of them.\n\n\
+         Durations are written `\"250ms\"`, `\"30s\"`, `\"1h 30m\"`; sizes `\"512KiB\"`, `\"16MiB\"`; secrets\n\
+         `{ env = \"NAME\" }` or `{ file = \"/run/secrets/x\" }`. Relative paths begin at the working\n\
+         directory. Unknown keys are errors. `tidegate check` says what is wrong, and where, and prints\n\
+         what a configuration comes to.\n",
+    );
+    for section in sections(&|_| "NAME".to_owned()) {
+        page.push_str(&reference_of(&section));
+    }
+    same_or_rewritten("docs/configuration.md", &page);
+}
+
+#[test]
+fn the_example_is_what_the_types_say() {
+    same_or_rewritten("examples/tidegate.toml", &example());
+}
+
+fn example() -> String {
+    let mut file = String::from(
+        "# Every key of a Tidegate configuration, with its default. Generated from the types.\n\
+         # Lines that begin with `#key = ` are keys left at their default (or at a sample value where\n\
+         # there is none): remove the # to set them. `tidegate check --config FILE` checks the result.\n",
+    );
+    for section in sections(&|path| sample(&format!("{path}.*")).unwrap_or("NAME").to_owned()) {
+        file.push_str(&example_of(&section));
+    }
+    file
+}
+
+#[test]
+fn the_example_loads_as_it_is_and_with_every_key_set() {
+    let text = example();
+    let as_it_is = loaded(&text);
+    // Whose files are not there.
+    let all = text.replace("\n#tls = ", "\n# tls = ");
+    let all: Vec<&str> = all.lines().map(|line| uncommented(line).unwrap_or(line)).collect();
+    let mut all = loaded(&all.join("\n"));
+    assert!(as_it_is.upstreams.contains_key("vllm") && as_it_is.models.contains_key("chat"));
+    // Sample values aside, what is commented out is the default.
+    assert!(all.limits != as_it_is.limits && all.upstreams != as_it_is.upstreams);
+    all.limits = as_it_is.limits.clone();
+    all.upstreams = as_it_is.upstreams.clone();
+    all.models = as_it_is.models.clone();
+    assert_eq!(all, as_it_is);
+}
+
+fn loaded(text: &str) -> Config {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tidegate.toml"), text).unwrap();
+    let environment = Environment::of(dir.path(), &[("VLLM_KEY", "x")]);
+    let loaded = load(&Sources::default(), &environment);
+    loaded.unwrap_or_else(|problems| panic!("{problems}\n{text}")).config
+}
+
+/// `#key = value` without its `#`; prose has a space there.
+fn uncommented(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix('#')?;
+    rest.starts_with(|c: char| c.is_ascii_lowercase()).then_some(rest)
+}
+
+fn reference_of(section: &Section) -> String {
+    let path = section.path.join(".");
+    let heading = match section.shape {
+        Shape::Table => format!("[{path}]"),
+        Shape::Inline => format!("{path} = {{ … }}"),
+        Shape::List => format!("{path} = [{{ … }}]"),
+    };
+    let mut text = format!("\n## `{heading}`\n\n{}\n\n", section.about);
+    text.push_str("| key | value | default | meaning |\n|---|---|---|---|\n");
+    for key in &section.keys {
+        let default = match &key.default {
+            Some(value) => format!("`{}`", toml_of(value)),
+            None => "–".to_owned(),
+        };
+        let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+        text.push_str(&format!(
+            "| `{}` | {} | {} | {} |\n",
+            key.name,
+            cell(&key.kind),
+            cell(&default),
+            cell(&key.about)
+        ));
+    }
+    text
+}
+
+fn example_of(section: &Section) -> String {
+    let path = section.path.join(".");
+    if section.shape != Shape::Table {
+        return String::new();
+    }
+    let mut text = format!("\n{}[{path}]\n", comment(&section.about));
+    for key in &section.keys {
+        let full = format!("{path}.{}", key.name);
+        let default = key.default.as_ref().map(toml_of);
+        let Some(value) = sample(&full).map(str::to_owned).or(default) else {
+            panic!("{full} has neither a default nor a sample: add one to SAMPLES");
+        };
+        let mark = if ACTIVE.contains(&&*full) { "" } else { "#" };
+        text.push_str(&format!("{}{mark}{} = {value}\n", comment(&key.about), key.name));
+    }
+    text
+}
+
+fn sample(path: &str) -> Option<&'static str> {
+    SAMPLES.iter().find(|(key, _)| *key == path).map(|(_, value)| *value)
+}
+
+fn comment(about: &str) -> String {
+    let mut text = String::new();
+    let mut line = String::from("#");
+    for word in about.split_whitespace() {
+        if line.len() + word.len() > 96 {
+            text.push_str(&line);
+            text.push('\n');
+            line = String::from("#");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    text + &line + "\n"
+}
+
+/// Every table of the configuration, in the order of the schema; `name` names entries of maps.
+fn sections(name: &dyn Fn(&str) -> String) -> Vec<Section> {
+    let root = serde_json::to_value(schema()).unwrap();
+    let mut found = Vec::new();
+    let walk = Walk { root: &root, name };
+    let tables = properties(&root);
+    assert!(tables.keys().all(|key| ORDER.contains(&&**key)), "a new table: add it to ORDER");
+    for key in ORDER {
+        walk.table(&[key.to_owned()], &tables[key], Shape::Table, &mut found);
+    }
+    found
+}
+
+struct Walk<'a> {
+    root: &'a Value,
+    name: &'a dyn Fn(&str) -> String,
+}
+
+impl Walk<'_> {
+    fn table(&self, path: &[String], written: &Value, shape: Shape, found: &mut Vec<Section>) {
+        let schema = self.resolved(written);
+        if let Some(entry) = schema.get("additionalProperties").filter(|entry| entry.is_object()) {
+            let mut path = path.to_vec();
+            path.push((self.name)(&path.join(".")));
+            return self.table(&path, entry, shape, found);
+        }
+        let about =
+            |value: &Value| value["description"].as_str().map(|text| text.replace('\n', " "));
+        let mut keys = Vec::new();
+        let mut inner = Vec::new();
+        for (name, property) in &properties(&schema) {
+            let kind = self.resolved(property);
+            let path = [path, std::slice::from_ref(name)].concat();
+            let is_table = !properties(&kind).is_empty();
+            let items = kind.get("items").map(|items| self.resolved(items));
+            let list = items.filter(|items| !properties(items).is_empty());
+            let default = self.default_of(&schema, name, property);
+            let default = default.filter(|default| !default.is_null());
+            // A table with a default of its own gets a section; one that may be absent, a line.
+            match list {
+                Some(list) => inner.push((path, list, Shape::List)),
+                None if is_table && default.is_none() => {
+                    inner.push((path, property.clone(), Shape::Inline));
+                }
+                None if is_table => {
+                    inner.push((path, property.clone(), Shape::Table));
+                    continue;
+                }
+                None => {}
+            }
+            keys.push(Key {
+                name: name.clone(),
+                about: about(property).or_else(|| about(&kind)).unwrap_or_default(),
+                kind: self.kind_of(property),
+                default,
+            });
+        }
+        if !keys.is_empty() {
+            let about = about(written).or_else(|| about(&schema)).unwrap_or_default();
+            found.push(Section { path: path.to_vec(), about, keys, shape });
+        }
+        for (path, schema, own) in inner {
+            let shape = if shape == Shape::Table { own } else { shape };
+            self.table(&path, &schema, shape, found);
+        }
+    }
+
+    /// The schema behind references and options, with the outer words kept.
+    fn resolved(&self, schema: &Value) -> Value {
+        let mut schema = schema.clone();
+        for _ in 0..8 {
+            let next = if let Some(reference) = schema["$ref"].as_str() {
+                self.root.pointer(reference.trim_start_matches('#')).cloned()
+            } else {
+                let choices = schema["anyOf"].as_array();
+                let real = choices.map(|choices| {
+                    choices.iter().filter(|choice| choice["type"] != "null").collect::<Vec<_>>()
+                });
+                real.filter(|real| real.len() == 1).map(|real| real[0].clone())
+            };
+            let Some(next) = next else { break };
+            let outer = schema.as_object().cloned().unwrap_or_default();
+            schema = next;
+            for word in ["description", "default"] {
+                if let (Some(value), Some(schema)) = (outer.get(word), schema.as_object_mut()) {
+                    schema.insert(word.into(), value.clone());
+                }
+            }
+        }
+        schema
+    }
+
+    fn default_of(&self, table: &Value, name: &str, property: &Value) -> Option<Value> {
+        let own = property.get("default").cloned();
+        own.or_else(|| table["default"].get(name).cloned())
+    }
+
+    fn kind_of(&self, property: &Value) -> String {
+        let schema = self.resolved(property);
+        let words = |list: &Value| -> Option<Vec<String>> {
+            let list = list.as_array()?;
+            let parts = list.iter().filter(|part| part["type"] != "null");
+            Some(parts.map(|part| self.kind_of(part)).collect())
+        };
+        if let Some(word) = schema.get("const") {
+            return format!("`{}`", toml_of(word));
+        }
+        if let Some(choices) = schema["enum"].as_array() {
+            return choices
+                .iter()
+                .map(|word| format!("`{}`", toml_of(word)))
+                .collect::<Vec<_>>()
+                .join(" or ");
+        }
+        if let Some(mut words) = words(&schema["oneOf"]).or_else(|| words(&schema["anyOf"])) {
+            words.dedup();
+            return words.join(" or ");
+        }
+        let of_type = |name: &str| match name {
+            "integer" => "whole number",
+            "number" => "number",
+            "boolean" => "true or false",
+            "array" => "list of tables",
+            "object" => "table",
+            _ => "string",
+        };
+        match &schema["type"] {
+            Value::Array(types) => types
+                .iter()
+                .filter_map(Value::as_str)
+                .filter(|name| *name != "null")
+                .map(of_type)
+                .collect::<Vec<_>>()
+                .join(" or "),
+            kind => of_type(kind.as_str().unwrap_or("string")).to_owned(),
+        }
+    }
+}
+
+fn properties(schema: &Value) -> Map<String, Value> {
+    schema["properties"].as_object().cloned().unwrap_or_default()
+}
+
+fn toml_of(value: &Value) -> String {
+    match value {
+        Value::Object(table) => {
+            if table.is_empty() {
+                return "{}".to_owned();
+            }
+            let pairs = table.iter().filter(|(_, value)| !value.is_null());
+            let pairs: Vec<String> =
+                pairs.map(|(key, value)| format!("{key} = {}", toml_of(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(toml_of).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn in_repository(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+fn same_or_rewritten(path: &str, text: &str) {
+    let file = in_repository(path);
+    if env::var_os("TIDEGATE_REWRITE").is_some() {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+    }
+    let there = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        there == text,
+        "{path} has drifted from the types: TIDEGATE_REWRITE=1 cargo test -p tidegate reference"
+    );
+}
+
+#[test]
+fn the_schema_refuses_unknown_keys() {
+    let root = serde_json::to_value(schema()).unwrap();
+    assert_eq!(root["additionalProperties"], json!(false));
+}

@@ -1,0 +1,97 @@
+//! From what a configuration says of a secret to the secret: the only place that reads one.
+//!
+//! No message here ever holds a value, only where it should have come from.
+
+use super::{Config, check::Findings, environment::Environment};
+use std::{collections::BTreeMap, fs, io::Read, path::Path};
+use tidegate_core::Secret;
+use tidegate_policy::setting::SecretRef;
+
+/// Longest secret: the longest tokens there are have a few KiB.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// Our key at every upstream that has one.
+pub(super) fn resolve_all(
+    config: &Config,
+    environment: &Environment,
+    findings: &mut Findings<'_>,
+) -> BTreeMap<String, Secret<String>> {
+    let mut secrets = BTreeMap::new();
+    for (name, upstream) in &config.upstreams {
+        let Some(written) = &upstream.api_key else { continue };
+        let path = ["upstreams", name, "api_key"];
+        match resolve(written, environment) {
+            Ok(secret) => drop(secrets.insert(name.clone(), secret)),
+            Err(message) => findings.problem(&path, message),
+        }
+        match written {
+            SecretRef::Literal(_) if findings.is_in_a_file(&path) => findings.warning(
+                &path,
+                "is written out here: use { env = \"NAME\" } or { file = \"/path\" }",
+            ),
+            SecretRef::File(file) if others_can_read(&environment.locate(file)) => findings
+                .warning(&path, format!("every user can read {}: chmod o-r it", file.display())),
+            _ => {}
+        }
+    }
+    secrets
+}
+
+/// The secret itself.
+///
+/// # Errors
+///
+/// A sentence that says what is missing, never a value.
+pub(super) fn resolve(
+    written: &SecretRef,
+    environment: &Environment,
+) -> Result<Secret<String>, String> {
+    let (text, from) = match written {
+        SecretRef::Literal(secret) => (secret.expose().clone(), "it".to_owned()),
+        SecretRef::Env(name) => (variable(name, environment)?, format!("${name}")),
+        SecretRef::File(path) => {
+            (file(path, &environment.locate(path))?, path.display().to_string())
+        }
+    };
+    if text.is_empty() {
+        return Err(format!("{from} is empty: leave api_key out if there is none"));
+    }
+    if text.chars().any(|c| c.is_control() || !c.is_ascii()) {
+        return Err(format!("{from} holds a character that no key has (a line break, perhaps)"));
+    }
+    Ok(Secret::new(text))
+}
+
+fn variable(name: &str, environment: &Environment) -> Result<String, String> {
+    if environment.is_unreadable(name) {
+        return Err(format!("the environment variable {name} is not UTF-8 text"));
+    }
+    let value = environment.variable(name).map(str::to_owned);
+    value.ok_or_else(|| format!("the environment variable {name} is not set: export it first"))
+}
+
+fn file(shown: &Path, path: &Path) -> Result<String, String> {
+    let shown = shown.display();
+    let unreadable = |cause: std::io::Error| format!("cannot read {shown}: {cause}");
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(unreadable)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("{shown} is longer than 64 KiB: that is no secret"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8 text"))?;
+    // Editors and `echo` end a file with a line break that is no part of the secret.
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
+#[cfg(unix)]
+fn others_can_read(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(not(unix))]
+const fn others_can_read(_: &Path) -> bool {
+    false
+}

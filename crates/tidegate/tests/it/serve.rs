@@ -1,0 +1,139 @@
+use crate::web::{Gateway, json, send, simulator, text};
+use http_body_util::BodyExt;
+use tidegate_testkit::process::Pipe;
+
+const CHAT: &str = r#"{"model":"sim-small","messages":[{"role":"user","content":"hello there"}],"max_tokens":8}"#;
+
+#[tokio::test]
+async fn with_no_configuration_it_serves_the_simulated_model() {
+    let gateway = Gateway::start("").await;
+    let models = json(gateway.send("GET", "/v1/models", "").await).await;
+    assert_eq!(models["data"][0]["id"], "sim-small");
+
+    let response = gateway.send("POST", "/v1/chat/completions", CHAT).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["x-tidegate-upstream"], "sim");
+    assert_eq!(response.headers()["x-tidegate-attempts"], "1");
+    let answer = json(response).await;
+    assert_eq!(answer["object"], "chat.completion");
+    assert!(answer["usage"]["total_tokens"].as_u64().unwrap() > 0);
+    assert_eq!(send(gateway.address, "GET", "/readyz", &[], "").await.status(), 200);
+}
+
+#[tokio::test]
+async fn every_operation_answers_in_its_own_shape() {
+    let gateway = Gateway::start("").await;
+    for (path, body, object) in [
+        ("/v1/completions", r#"{"model":"sim-small","prompt":"a","max_tokens":4}"#, "text_completion"),
+        ("/v1/embeddings", r#"{"model":"sim-small","input":"a"}"#, "list"),
+        ("/v1/responses", r#"{"model":"sim-small","input":"a"}"#, "response"),
+    ] {
+        let answer = json(gateway.send("POST", path, body).await).await;
+        assert_eq!(answer["object"], object, "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_comes_through_event_by_event() {
+    let gateway = Gateway::start("").await;
+    let body = CHAT.replace("\"max_tokens\"", "\"stream\":true,\"max_tokens\"");
+    let response = gateway.send("POST", "/v1/chat/completions", &body).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let events = text(response).await;
+    assert!(events.starts_with("data: {"), "{events}");
+    assert!(events.ends_with("data: [DONE]\n\n"), "{events}");
+    assert!(events.matches("data: ").count() > 3);
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_so() {
+    let gateway = Gateway::start("").await;
+    let response = send(gateway.address, "POST", "/v1/chat/completions", &[], CHAT).await;
+    assert_eq!(response.status(), 401);
+    assert!(response.headers().contains_key("www-authenticate"));
+    let bad = [("authorization", "Bearer tg-nobody-nothing")];
+    let error = json(send(gateway.address, "POST", "/v1/chat/completions", &bad, CHAT).await).await;
+    assert_eq!(error["error"]["code"], "invalid_api_key");
+
+    let unknown = gateway.send("POST", "/v1/chat/completions", &CHAT.replace("sim-small", "gpt-9")).await;
+    assert_eq!(unknown.status(), 404);
+    assert_eq!(json(unknown).await["error"]["code"], "model_not_found");
+    let broken = gateway.send("POST", "/v1/chat/completions", "{\"model\":").await;
+    assert_eq!(broken.status(), 400);
+}
+
+#[tokio::test]
+async fn a_revoked_key_stops_working_without_a_restart() {
+    let gateway = Gateway::start("").await;
+    let id = gateway.key.split('-').nth(1).unwrap().to_owned();
+    let state = gateway.dir.path().join("state");
+    let revoked = std::process::Command::new(crate::web::BIN)
+        .args(["keys", "revoke", &id, "--data-dir"])
+        .arg(&state)
+        .output()
+        .unwrap();
+    assert!(revoked.status.success(), "{revoked:?}");
+    let refused = async {
+        while gateway.send("GET", "/v1/models", "").await.status() != 401 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), refused).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upstream_is_called_under_its_own_model_name_and_unknown_fields_reach_it() {
+    let (_sim, address) = simulator(&["--ttft", "1ms", "--itl", "0ms", "--api-key", "sk-sim"]).await;
+    let gateway = Gateway::start(&format!(
+        r#"
+        [upstreams.far]
+        base_url = "http://{address}/v1"
+        api_key = "sk-sim"
+        [models.chat]
+        targets = [{{ upstream = "far", model = "sim-large" }}]
+        [limits.default]
+        requests_per_minute = 2
+        "#
+    ))
+    .await;
+    let body = CHAT.replace("sim-small", "chat").replace("\"max_tokens\"", "\"x_unknown\":[1,2],\"max_tokens\"");
+    let response = gateway.send("POST", "/v1/chat/completions", &body).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["x-ratelimit-limit-requests"], "2");
+    assert_eq!(response.headers()["x-ratelimit-remaining-requests"], "1");
+    assert_eq!(json(response).await["model"], "sim-large");
+
+    gateway.send("POST", "/v1/chat/completions", &body).await;
+    let refused = gateway.send("POST", "/v1/chat/completions", &body).await;
+    assert_eq!(refused.status(), 429);
+    for header in ["retry-after", "retry-after-ms", "x-ratelimit-reset-requests", "x-should-retry"] {
+        assert!(refused.headers().contains_key(header), "{header}");
+    }
+    assert_eq!(json(refused).await["error"]["code"], "rate_limit_exceeded");
+
+    let seen = send(address, "GET", "/sim/ledger", &[("authorization", "Bearer sk-sim")], "").await;
+    let seen = text(seen).await;
+    assert!(seen.contains("sim-large"), "{seen}");
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight() {
+    let (_sim, address) = simulator(&["--ttft", "300ms", "--itl", "20ms"]).await;
+    let gateway = Gateway::start(&format!(
+        "[upstreams.far]\nbase_url = \"http://{address}/v1\"\n\
+         [models.sim-small]\ntargets = [{{ upstream = \"far\" }}]\n"
+    ))
+    .await;
+    let body = CHAT.replace("\"max_tokens\"", "\"stream\":true,\"max_tokens\"");
+    let mut response = gateway.send("POST", "/v1/chat/completions", &body).await;
+    let first = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    gateway.process.terminate().unwrap();
+    gateway.process.line(Pipe::Stderr, "draining").await;
+    let rest = text(response).await;
+    assert!(rest.ends_with("data: [DONE]\n\n"), "{}{rest}", String::from_utf8_lossy(&first));
+    let finished = gateway.process.wait(std::time::Duration::from_secs(30)).await;
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.stderr);
+    let log = std::fs::read_to_string(gateway.dir.path().join("access.log")).unwrap();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(!log.contains("hello there") && !log.contains(&gateway.key), "{log}");
+}

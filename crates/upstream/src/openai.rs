@@ -1,0 +1,95 @@
+//! The provider that speaks OpenAI's dialect: vLLM, SGLang, TGI, most hosted models, the
+//! simulator.
+
+use crate::{
+    connect::Dialer,
+    options::Options,
+    pool::{Patience, Pool},
+    reply,
+    request::{Template, parse_base},
+};
+use std::{fmt, sync::Arc};
+use tidegate_core::{Attempt, BoxFuture, Provider, Reply, Result, Secret};
+use tokio::{io::DuplexStream, time::Instant};
+
+/// One upstream: its address, our key there, and the connections to it.
+///
+/// # Cost
+///
+/// A call on an open connection costs one clone of a header map, two or three headers, and the
+/// copy of a body under 64 KiB whose model name changes; longer bodies are not copied.
+pub struct Upstream {
+    name: Arc<str>,
+    pool: Pool,
+    template: Template,
+    max_answer_bytes: usize,
+}
+
+impl Upstream {
+    /// Prepares an upstream; the first call opens the first connection.
+    ///
+    /// # Errors
+    ///
+    /// [`tidegate_core::Kind::InvalidRequest`] whose `param` names the option that cannot work.
+    pub fn open(
+        name: Arc<str>,
+        options: Options,
+        credential: Option<Secret<String>>,
+    ) -> Result<Self> {
+        options.check(&name)?;
+        let base = parse_base(&name, &options.base_url)?;
+        let dialer = Dialer::new(&name, &base, &options, None)?;
+        let template = Template::new(&name, &base, &options, credential.as_ref())?;
+        Ok(Self::assemble(name, &options, dialer, template))
+    }
+
+    /// Prepares an upstream inside this process: `connect` makes a pipe to it.
+    ///
+    /// No socket is involved, so it works under a paused clock. Without a base URL its paths
+    /// begin with `/v1`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Upstream::open`].
+    pub fn local(
+        name: Arc<str>,
+        mut options: Options,
+        connect: Arc<dyn Fn() -> DuplexStream + Send + Sync>,
+    ) -> Result<Self> {
+        if options.base_url.is_empty() {
+            options.base_url = "http://localhost/v1".into();
+        }
+        options.check(&name)?;
+        let base = parse_base(&name, &options.base_url)?;
+        let dialer = Dialer::new(&name, &base, &options, Some(connect))?;
+        let template = Template::new(&name, &base, &options, None)?;
+        Ok(Self::assemble(name, &options, dialer, template))
+    }
+
+    fn assemble(name: Arc<str>, options: &Options, dialer: Dialer, template: Template) -> Self {
+        let max_answer_bytes = options.max_answer_bytes;
+        Self { name, pool: Pool::new(dialer, options), template, max_answer_bytes }
+    }
+
+    async fn attempt(&self, attempt: Attempt<'_>) -> Result<Reply> {
+        let patience = Patience {
+            connect: attempt.connect_timeout,
+            deadline: Instant::from_std(attempt.deadline),
+        };
+        let make = |protocol| self.template.request(&attempt, protocol);
+        let answer = self.pool.send(patience, make).await?;
+        reply::read(answer, attempt.call, self.max_answer_bytes).await
+    }
+}
+
+impl Provider for Upstream {
+    fn send<'a>(&'a self, attempt: Attempt<'a>) -> BoxFuture<'a, Result<Reply>> {
+        Box::pin(self.attempt(attempt))
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,127 @@
+//! How connections to an upstream are made, kept and bounded.
+
+use crate::fault::setting;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use tidegate_core::Result;
+use tidegate_policy::setting as written;
+
+/// Settings of the connections to one upstream.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Where the upstream is, up to and including `/v1`. Set by whoever opens it: in a
+    /// configuration file it stands beside these settings, not among them.
+    #[serde(skip)]
+    pub base_url: String,
+    /// Speak HTTP/2 without asking first (`http://`), or accept nothing else (`https://`).
+    /// Default false: HTTP/2 over TLS when the server offers it, HTTP/1.1 otherwise.
+    pub http2: bool,
+    /// Longest time to open a connection: name lookup, TCP and TLS together. Default "2s". A
+    /// model's own `timeouts.connect` applies too; the shorter one counts.
+    #[serde(with = "written::duration")]
+    #[schemars(with = "String")]
+    pub connect_timeout: Duration,
+    /// Connections open at once; further calls wait for one. At least 1. Default 1024.
+    pub max_connections: usize,
+    /// Unused connections kept open; the longest unused is closed first. Default 256.
+    pub max_idle: usize,
+    /// An unused connection is closed after this. Keep it below the server's own. Default "60s".
+    #[serde(with = "written::duration")]
+    #[schemars(with = "String")]
+    pub idle_timeout: Duration,
+    /// A connection takes no new calls after this, give or take 10 %, so that new servers
+    /// behind the same name get their share. Default "1h".
+    #[serde(with = "written::duration")]
+    #[schemars(with = "String")]
+    pub lifetime: Duration,
+    /// How long the addresses of a name are believed. When a later lookup fails, the last good
+    /// ones are used. Default "30s".
+    #[serde(with = "written::duration")]
+    #[schemars(with = "String")]
+    pub dns_ttl: Duration,
+    /// PEM file of certificate authorities trusted besides the system's. Default: none.
+    pub ca_file: Option<PathBuf>,
+    /// Further headers sent with every request. Values are never printed. Default: none.
+    pub headers: BTreeMap<String, String>,
+    /// Longest answer that is no stream of events, decompressed. Default "64MiB".
+    #[serde(with = "written::size")]
+    #[schemars(with = "String")]
+    pub max_answer_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            base_url: String::new(),
+            http2: false,
+            connect_timeout: Duration::from_secs(2),
+            max_connections: 1024,
+            max_idle: 256,
+            idle_timeout: Duration::from_secs(60),
+            lifetime: Duration::from_secs(60 * 60),
+            dns_ttl: Duration::from_secs(30),
+            ca_file: None,
+            headers: BTreeMap::new(),
+            max_answer_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Options {
+    /// Refuses what could not carry a single call.
+    pub(crate) fn check(&self, upstream: &str) -> Result<()> {
+        let zero = [
+            ("connect_timeout", self.connect_timeout.is_zero()),
+            ("max_connections", self.max_connections == 0),
+            ("lifetime", self.lifetime.is_zero()),
+            ("max_answer_bytes", self.max_answer_bytes == 0),
+        ];
+        match zero.into_iter().find(|(_, is_zero)| *is_zero) {
+            Some((field, _)) => Err(setting(upstream, field, "must be more than zero")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    /// Everything but the URL's secrets and the headers' values.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("http2", &self.http2)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("max_connections", &self.max_connections)
+            .field("max_idle", &self.max_idle)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("lifetime", &self.lifetime)
+            .field("dns_ttl", &self.dns_ttl)
+            .field("ca_file", &self.ca_file)
+            .field("headers", &self.headers.keys())
+            .field("max_answer_bytes", &self.max_answer_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_and_read_again() {
+        let options: Options =
+            serde_json::from_str(r#"{"connect_timeout":"5s","max_answer_bytes":"1MiB"}"#).unwrap();
+        assert_eq!(options.connect_timeout, Duration::from_secs(5));
+        assert_eq!(options.max_answer_bytes, 1 << 20);
+        let written = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&written).unwrap(), options);
+        assert!(serde_json::from_str::<Options>(r#"{"max_conections":1}"#).is_err());
+    }
+
+    #[test]
+    fn header_values_are_not_printed() {
+        let headers = BTreeMap::from([("api-key".into(), "canary".into())]);
+        let printed = format!("{:?}", Options { headers, ..Options::default() });
+        assert!(printed.contains("api-key") && !printed.contains("canary"));
+    }
+}

@@ -1,0 +1,91 @@
+//! Makes a reply, or a classified error, of an answer.
+
+use crate::{body::Answer, decode::Source, events, fault, unary};
+use bytes::BytesMut;
+use http::{HeaderMap, header};
+use std::{sync::Arc, time::SystemTime};
+use tidegate_core::{Body, Call, ContentType, Error, RateLimits, Reply, Result, Served};
+use tidegate_wire::{classify, rate_limits};
+
+/// Bytes kept of the body of a refusal.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+
+/// Reads `answer` as far as a provider must: a refusal and a unary answer whole, a stream to its
+/// first event.
+///
+/// # Errors
+///
+/// What the upstream refused, or why its answer is none.
+pub(crate) async fn read(answer: Answer, call: &Call, max_answer_bytes: usize) -> Result<Reply> {
+    let Answer { status, headers, body } = answer;
+    let encoding = text(&headers, header::CONTENT_ENCODING.as_str());
+    let mut source = Source::new(body, encoding)?;
+    if !status.is_success() {
+        return Err(refusal(status.as_u16(), &headers, &mut source).await);
+    }
+
+    let head = Head { status: status.as_u16(), headers: &headers };
+    match (call.stream, is_event_stream(&headers)) {
+        (true, true) => {
+            let (body, meter) = events::read(source, call.operation).await?;
+            Ok(Reply { meter: Some(meter), ..head.reply(ContentType::EventStream, body) })
+        }
+        (false, true) => {
+            Err(fault::wrong("the upstream answered with a stream of events; none was asked for"))
+        }
+        // Some servers answer a stream's request whole: better an answer than none.
+        (_, false) => {
+            let unary = unary::read(source, max_answer_bytes).await?;
+            let reply = head.reply(ContentType::Json, unary.body);
+            Ok(Reply { usage: unary.usage, meter: unary.meter, ..reply })
+        }
+    }
+}
+
+struct Head<'a> {
+    status: u16,
+    headers: &'a HeaderMap,
+}
+
+impl Head<'_> {
+    fn reply(&self, content_type: ContentType, body: Body) -> Reply {
+        Reply {
+            status: self.status,
+            content_type,
+            body,
+            usage: None,
+            meter: None,
+            limits: limits(self.headers),
+            upstream_request_id: text(self.headers, "x-request-id").map(Arc::from),
+            served: Served::default(),
+        }
+    }
+}
+
+async fn refusal(status: u16, headers: &HeaderMap, source: &mut Source) -> Error {
+    let mut body = BytesMut::new();
+    // A body that breaks off still says what it said so far.
+    while let Some(Ok(chunk)) = source.chunk().await {
+        let room = MAX_REFUSAL_BYTES - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() == MAX_REFUSAL_BYTES {
+            break;
+        }
+    }
+    classify::refusal(status, |name| text(headers, name), body.freeze(), SystemTime::now())
+}
+
+fn limits(headers: &HeaderMap) -> RateLimits {
+    rate_limits::read(|name| text(headers, name))
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    const WANTED: &str = "text/event-stream";
+    text(headers, header::CONTENT_TYPE.as_str())
+        .and_then(|value| value.trim_start().get(..WANTED.len()))
+        .is_some_and(|start| start.eq_ignore_ascii_case(WANTED))
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}

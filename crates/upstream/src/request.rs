@@ -1,0 +1,287 @@
+//! Writes requests: one template per upstream, a few headers per attempt, the caller's bytes.
+
+use crate::{connect::Protocol, fault::setting, options::Options};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT},
+    uri::Scheme,
+};
+use http_body::{Body, Frame, SizeHint};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tidegate_core::{Attempt, Operation, Result, Secret};
+
+const USER_AGENT_VALUE: HeaderValue =
+    HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_ATTEMPT: HeaderName = HeaderName::from_static("x-attempt");
+
+/// Bodies shorter than this are sent in one piece: copying them costs less than more frames do.
+const ONE_PIECE_BYTES: usize = 64 * 1024;
+
+/// What every request to an upstream has in common, made once and cloned.
+pub(crate) struct Template {
+    headers: HeaderMap,
+    host: HeaderValue,
+    /// By operation, path only: what HTTP/1.1 writes.
+    paths: [Uri; Operation::ALL.len()],
+    /// By operation, with scheme and authority: what HTTP/2 writes.
+    urls: [Uri; Operation::ALL.len()],
+}
+
+/// Reads a base URL.
+///
+/// # Errors
+///
+/// Names the field and what is wrong; never repeats the URL, which may hold a secret.
+pub(crate) fn parse_base(upstream: &str, base_url: &str) -> Result<Uri> {
+    let bad = |problem: &str| Err(setting(upstream, "base_url", problem));
+    if base_url.is_empty() {
+        return bad("is missing; it looks like \"http://127.0.0.1:8000/v1\"");
+    }
+    let Ok(base) = base_url.trim().parse::<Uri>() else {
+        return bad("is not a URL; it looks like \"http://127.0.0.1:8000/v1\"");
+    };
+    if base.scheme() != Some(&Scheme::HTTP) && base.scheme() != Some(&Scheme::HTTPS) {
+        return bad("must start with http:// or https://");
+    }
+    match base.authority() {
+        Some(authority) if authority.as_str().contains('@') => {
+            return bad("must not hold a user name or password; use api_key");
+        }
+        Some(authority) if !authority.host().is_empty() => {}
+        _ => return bad("has no host"),
+    }
+    if base.query().is_some() || base_url.contains('#') {
+        return bad("must not have a query or a fragment");
+    }
+    Ok(base)
+}
+
+impl Template {
+    pub(crate) fn new(
+        upstream: &str,
+        base: &Uri,
+        options: &Options,
+        credential: Option<&Secret<String>>,
+    ) -> Result<Self> {
+        let authority = base.authority().expect("a parsed base URL has a host").as_str();
+        let below = base.path().trim_end_matches('/');
+        let path = |operation: Operation| {
+            format!("{below}{}", operation.path()).parse().expect("two paths make a path")
+        };
+        let url = |operation: Operation| {
+            let scheme = base.scheme_str().unwrap_or("http");
+            format!("{scheme}://{authority}{below}{}", operation.path())
+                .parse()
+                .expect("a base URL and a path make a URL")
+        };
+        Ok(Self {
+            headers: headers(upstream, options, credential)?,
+            host: authority.parse().expect("an authority is a header value"),
+            paths: Operation::ALL.map(path),
+            urls: Operation::ALL.map(url),
+        })
+    }
+
+    /// The request of `attempt`, in the form `protocol` writes.
+    pub(crate) fn request(
+        &self,
+        attempt: &Attempt<'_>,
+        protocol: Protocol,
+    ) -> Request<RequestBody> {
+        let call = attempt.call;
+        let mut request = Request::new(RequestBody::new(attempt));
+        let mut headers = self.headers.clone();
+        let operation = position(call.operation);
+        *request.method_mut() = Method::POST;
+        match protocol {
+            Protocol::Http1 => {
+                headers.insert(HOST, self.host.clone());
+                *request.uri_mut() = self.paths[operation].clone();
+            }
+            Protocol::Http2 => {
+                *request.version_mut() = Version::HTTP_2;
+                *request.uri_mut() = self.urls[operation].clone();
+            }
+        }
+        if call.stream {
+            headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+            // Compressing events delays them.
+            headers.remove(ACCEPT_ENCODING);
+        }
+        if let Ok(id) = HeaderValue::from_str(&call.id) {
+            headers.insert(X_REQUEST_ID, id);
+        }
+        headers.insert(X_ATTEMPT, attempt.number.into());
+        *request.headers_mut() = headers;
+        request
+    }
+}
+
+const fn position(operation: Operation) -> usize {
+    match operation {
+        Operation::ChatCompletions => 0,
+        Operation::Completions => 1,
+        Operation::Embeddings => 2,
+        Operation::Responses => 3,
+    }
+}
+
+fn headers(
+    upstream: &str,
+    options: &Options,
+    credential: Option<&Secret<String>>,
+) -> Result<HeaderMap> {
+    const OURS: [&str; 7] = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "te",
+        "upgrade",
+        "accept-encoding",
+    ];
+    let mut headers = HeaderMap::with_capacity(8 + options.headers.len());
+    headers.insert(USER_AGENT, USER_AGENT_VALUE);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, br, zstd"));
+    if let Some(key) = credential {
+        let value = format!("Bearer {}", key.expose());
+        let mut value = HeaderValue::try_from(value).map_err(|_| {
+            let problem = "has a character no header may carry (a line end?)";
+            setting(upstream, "api_key", problem)
+        })?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    for (name, value) in &options.headers {
+        let bad =
+            |problem: &str| setting(upstream, "headers", &format!("has {name:?}, which {problem}"));
+        let name = name.parse::<HeaderName>().map_err(|_| bad("is not a header's name"))?;
+        if OURS.contains(&name.as_str()) {
+            return Err(bad("is set by the connection itself"));
+        }
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| bad("has a value with a character no header may carry"))?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// The caller's body with the upstream's model name in it.
+pub(crate) struct RequestBody {
+    pieces: [Bytes; 3],
+}
+
+impl RequestBody {
+    fn new(attempt: &Attempt<'_>) -> Self {
+        let quoted = serde_json::to_vec(attempt.model).expect("strings always serialize");
+        Self { pieces: in_few_pieces(attempt.call.payload.with_model(quoted.into())) }
+    }
+
+    fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+}
+
+fn in_few_pieces(pieces: [Bytes; 3]) -> [Bytes; 3] {
+    let len: usize = pieces.iter().map(Bytes::len).sum();
+    if len >= ONE_PIECE_BYTES || len == pieces[0].len() {
+        return pieces;
+    }
+    let mut whole = BytesMut::with_capacity(len);
+    pieces.iter().for_each(|piece| whole.put_slice(piece));
+    [whole.freeze(), Bytes::new(), Bytes::new()]
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = self.pieces.iter_mut().find(|piece| !piece.is_empty());
+        Poll::Ready(next.map(|piece| Ok(Frame::data(std::mem::take(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_urls() {
+        for good in
+            ["http://h/v1", "https://h:8443/v1/", " http://[::1]:80 ", "http://10.0.0.5:8000/v1"]
+        {
+            assert!(parse_base("up", good).is_ok(), "{good}");
+        }
+        for (bad, says) in [
+            ("", "missing"),
+            ("localhost:8000/v1", "http://"),
+            ("ftp://h/v1", "http://"),
+            ("http://", "URL"),
+            ("/v1", "http://"),
+            ("http://u:canary@h/v1", "api_key"),
+            ("http://h/v1?key=canary", "query"),
+            ("http://h/v1#canary", "fragment"),
+            ("http://h h/v1", "not a URL"),
+        ] {
+            let error = parse_base("up", bad).unwrap_err();
+            assert_eq!(error.param(), Some("base_url"));
+            assert!(error.message().contains(says), "{bad}: {}", error.message());
+            assert!(!error.message().contains("canary"));
+        }
+    }
+
+    #[test]
+    fn bad_headers_and_keys() {
+        let with = |name: &str, value: &str| Options {
+            headers: [(name.to_owned(), value.to_owned())].into(),
+            ..Options::default()
+        };
+        for (name, value) in [("a b", "x"), ("host", "x"), ("x-key", "can\nary")] {
+            let error = headers("up", &with(name, value), None).unwrap_err();
+            assert_eq!(error.param(), Some("headers"));
+            assert!(!error.message().contains("ary"), "{}", error.message());
+        }
+        let key = Secret::new("canary\n".to_owned());
+        let error = headers("up", &Options::default(), Some(&key)).unwrap_err();
+        assert_eq!(error.param(), Some("api_key"));
+        assert!(!error.message().contains("canary"));
+    }
+
+    #[test]
+    fn positions_match() {
+        for (at, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(position(operation), at);
+        }
+    }
+
+    #[test]
+    fn long_bodies_are_not_copied() {
+        let long = Bytes::from(vec![b'x'; ONE_PIECE_BYTES]);
+        let pieces =
+            in_few_pieces([long.clone(), Bytes::from_static(b"m"), Bytes::from_static(b"}")]);
+        assert_eq!(pieces[0].as_ptr(), long.as_ptr());
+        let short = [Bytes::from_static(b"{"), Bytes::from_static(b"m"), Bytes::from_static(b"}")];
+        assert_eq!(in_few_pieces(short)[0], "{m}");
+    }
+}

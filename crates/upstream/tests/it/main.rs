@@ -1,0 +1,12 @@
+//! An upstream against servers written for each test: raw bytes over loopback sockets and pipes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod answers;
+mod cancel;
+mod compression;
+mod connections;
+mod http2;
+mod local;
+mod support;
+mod tls;

@@ -1,0 +1,371 @@
+//! What a failed answer means: whose fault it is and whether another attempt can help.
+//!
+//! # Why
+//!
+//! Retries, breakers and limiters all act on the class (SPEC §6.1), so it is found once, here,
+//! from status and body together: a 429 may be a full house (wait) or an empty account (stop).
+//! The upstream's own words reach a caller only when they speak of the caller's own request.
+
+use crate::{rate_limits, retry_after};
+use bytes::Bytes;
+use serde::Deserialize;
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
+use tidegate_core::{Error, Kind, Origin, Retry};
+
+/// The error of an answer whose status is not 2xx.
+///
+/// | status | kind | retry |
+/// |---|---|---|
+/// | any, when the body says the account is empty; 402 | `UpstreamQuota` | never |
+/// | 401, 403 | `UpstreamCredential` | never |
+/// | 429, 503, 529 | `UpstreamCapacity` | after `retry-after` |
+/// | 408, 5xx | `Upstream` | after `retry-after`; 501 and 505 never |
+/// | other 4xx | `Rejected`, with the answer | never |
+/// | 3xx and the rest | `Upstream` | never: redirects are not followed |
+pub fn refusal<'h>(
+    status: u16,
+    header: impl Fn(&str) -> Option<&'h str>,
+    body: Bytes,
+    now: SystemTime,
+) -> Error {
+    let wait = retry_after::read(&header, now);
+    let said = Said::read(&body);
+    let error =
+        if said.is_out_of_money() { out_of_money() } else { by_status(status, &said, wait) };
+    error.with_retry_after(wait).with_limits(rate_limits::read(&header)).with_answer(status, body)
+}
+
+/// The error an event of a stream (its data) carries, if it is an error event.
+///
+/// Covers `{"error":…}` of chat and completions, with a status, a word or nothing as its code,
+/// and `{"type":"error",…}` of responses. Costs one search for events that are none.
+pub fn error_event(data: &[u8]) -> Option<Error> {
+    memchr::memmem::find(data, b"\"error\"")?;
+    let said = Said::read(data);
+    if !said.is_error {
+        return None;
+    }
+    let error = match said.status() {
+        _ if said.is_out_of_money() => out_of_money(),
+        Some(status) => by_status(status, &said, None),
+        None => by_words(&said),
+    };
+    let status = said.status().unwrap_or(match error.kind() {
+        Kind::Rejected => 400,
+        Kind::UpstreamCapacity => 429,
+        _ => 500,
+    });
+    Some(error.with_answer(status, Bytes::copy_from_slice(data)))
+}
+
+fn by_status(status: u16, said: &Said<'_>, wait: Option<Duration>) -> Error {
+    let later = Retry::After(wait.unwrap_or_default());
+    match status {
+        401 | 403 => upstream(
+            Kind::UpstreamCredential,
+            format!("the upstream refuses this gateway's credential (status {status})"),
+        ),
+        402 => out_of_money(),
+        429 | 503 | 529 => full(status).with_retry(later),
+        501 | 505 => failed(status),
+        408 | 500..=599 => failed(status).with_retry(later),
+        400..=499 => rejected(format!("the upstream rejects the request: {}", said.text(status))),
+        300..=399 => upstream(
+            Kind::Upstream,
+            format!(
+                "the upstream answers with a redirect (status {status}), which is not followed; \
+                 set base_url to its final address"
+            ),
+        ),
+        _ => failed(status),
+    }
+}
+
+/// An error event without a status: its type and code are all there is.
+fn by_words(said: &Said<'_>) -> Error {
+    let says = |needle: &str| {
+        [&said.code, &said.kind].into_iter().flatten().any(|word| {
+            let plain = word.bytes().filter(u8::is_ascii_alphanumeric);
+            let plain: String = plain.map(|b| char::from(b.to_ascii_lowercase())).collect();
+            plain.contains(needle)
+        })
+    };
+    if says("ratelimit") || says("overloaded") || says("toomanyrequests") || says("unavailable") {
+        return full(429).with_retry(Retry::After(Duration::ZERO));
+    }
+    if says("authentication") || says("permission") || says("invalidapikey") {
+        return by_status(401, said, None);
+    }
+    let of_the_caller =
+        ["badrequest", "invalidrequest", "contextlength", "contentfilter", "validation"];
+    if of_the_caller.into_iter().any(says) {
+        return rejected(format!("the upstream rejects the request: {}", said.text(400)));
+    }
+    upstream(Kind::Upstream, "the upstream's stream carries an error")
+        .with_retry(Retry::After(Duration::ZERO))
+}
+
+fn out_of_money() -> Error {
+    upstream(
+        Kind::UpstreamQuota,
+        "the upstream account is out of quota or credit: waiting does not help",
+    )
+}
+
+fn full(status: u16) -> Error {
+    upstream(Kind::UpstreamCapacity, format!("the upstream has no capacity now (status {status})"))
+}
+
+fn failed(status: u16) -> Error {
+    upstream(Kind::Upstream, format!("the upstream failed (status {status})"))
+}
+
+fn rejected(message: String) -> Error {
+    Error::new(Kind::Rejected, Origin::Caller, message)
+}
+
+fn upstream(kind: Kind, message: impl Into<String>) -> Error {
+    Error::new(kind, Origin::Upstream, message)
+}
+
+/// What an error body or event says, in any of the shapes servers use.
+#[derive(Default)]
+struct Said<'a> {
+    is_error: bool,
+    kind: Option<Cow<'a, str>>,
+    code: Option<Cow<'a, str>>,
+    message: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    error: Option<Detail<'a>>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<Word<'a>>,
+    #[serde(borrow, default)]
+    code: Option<Word<'a>>,
+    #[serde(borrow, default)]
+    message: Option<Word<'a>>,
+    #[serde(borrow, default)]
+    detail: Option<Word<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Detail<'a> {
+    #[serde(borrow)]
+    Text(Cow<'a, str>),
+    Object {
+        #[serde(borrow, default, rename = "type")]
+        kind: Option<Word<'a>>,
+        #[serde(borrow, default)]
+        code: Option<Word<'a>>,
+        #[serde(borrow, default)]
+        message: Option<Word<'a>>,
+    },
+    Other(serde::de::IgnoredAny),
+}
+
+/// A string, or a number seen as one; anything else says nothing.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Word<'a> {
+    #[serde(borrow)]
+    Text(Cow<'a, str>),
+    Number(i64),
+    Other(serde::de::IgnoredAny),
+}
+
+impl<'a> Word<'a> {
+    fn into_text(self) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Number(number) => Some(number.to_string().into()),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl<'a> Said<'a> {
+    fn read(body: &'a [u8]) -> Self {
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Self::default();
+        }
+        let Ok(envelope) = serde_json::from_slice::<Envelope<'a>>(body) else {
+            return Self::default();
+        };
+        let text = |word: Option<Word<'a>>| word.and_then(Word::into_text);
+        let kind = text(envelope.kind);
+        let is_error = envelope.error.is_some() || kind.as_deref() == Some("error");
+        match envelope.error {
+            Some(Detail::Object { kind, code, message }) => {
+                Self { is_error, kind: text(kind), code: text(code), message: text(message) }
+            }
+            Some(Detail::Text(message)) => {
+                Self { is_error, kind, code: text(envelope.code), message: Some(message) }
+            }
+            // vLLM before 0.10 and FastAPI have no `error` around it.
+            Some(Detail::Other(_)) | None => Self {
+                is_error,
+                kind,
+                code: text(envelope.code),
+                message: text(envelope.message).or_else(|| text(envelope.detail)),
+            },
+        }
+    }
+
+    /// An HTTP status given as the code.
+    fn status(&self) -> Option<u16> {
+        self.code.as_ref()?.parse().ok().filter(|status| (400..600).contains(status))
+    }
+
+    /// Whether the account is empty. Words of a code only: messages of mere rate limits speak of
+    /// quota and billing too (Gemini's do), all but one phrase.
+    fn is_out_of_money(&self) -> bool {
+        const WORDS: [&str; 7] = [
+            "insufficient_quota",
+            "insufficient_credits",
+            "insufficient_balance",
+            "billing_",
+            "credit_balance",
+            "quota_exceeded",
+            "enforced_spend_limit_reached",
+        ];
+        let word_says = [&self.code, &self.kind]
+            .into_iter()
+            .flatten()
+            .any(|word| WORDS.into_iter().any(|needle| word.get(..needle.len()) == Some(needle)));
+        word_says
+            || self.message.as_ref().is_some_and(|text| text.contains("credit balance is too low"))
+    }
+
+    /// The upstream's message for the caller, cut at 1,000 characters.
+    fn text(&self, status: u16) -> Cow<'_, str> {
+        const LONGEST_CHARS: usize = 1_000;
+        match &self.message {
+            Some(message) => match message.char_indices().nth(LONGEST_CHARS) {
+                Some((end, _)) => format!("{}…", &message[..end]).into(),
+                None => Cow::Borrowed(&**message),
+            },
+            None => format!("status {status}").into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_core::Class;
+
+    fn refused(status: u16, body: &str, headers: &[(&str, &'static str)]) -> Error {
+        let find = |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, v)| *v);
+        refusal(status, find, Bytes::copy_from_slice(body.as_bytes()), SystemTime::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn statuses() {
+        let now = Retry::After(Duration::ZERO);
+        for (status, class, retry) in [
+            (400, Class::Caller, Retry::Never),
+            (404, Class::Caller, Retry::Never),
+            (409, Class::Caller, Retry::Never),
+            (413, Class::Caller, Retry::Never),
+            (422, Class::Caller, Retry::Never),
+            (401, Class::Credential, Retry::Never),
+            (403, Class::Credential, Retry::Never),
+            (402, Class::Quota, Retry::Never),
+            (429, Class::Capacity, now),
+            (503, Class::Capacity, now),
+            (529, Class::Capacity, now),
+            (408, Class::Fault, now),
+            (500, Class::Fault, now),
+            (502, Class::Fault, now),
+            (504, Class::Fault, now),
+            (524, Class::Fault, now),
+            (501, Class::Fault, Retry::Never),
+            (302, Class::Fault, Retry::Never),
+            (199, Class::Fault, Retry::Never),
+        ] {
+            let error = refused(status, "", &[]);
+            assert_eq!((error.class(), error.retry()), (class, retry), "{status}");
+            assert_eq!(error.answer().unwrap().status, status);
+        }
+    }
+
+    #[test]
+    fn an_empty_account_is_no_rate_limit() {
+        for (status, body) in [
+            (429, r#"{"error":{"message":"x","type":"insufficient_quota","code":null}}"#),
+            (429, r#"{"error":{"message":"x","code":"insufficient_quota"}}"#),
+            (429, r#"{"error":{"code":"billing_hard_limit_reached"}}"#),
+            (403, r#"{"error":{"type":"billing_error"}}"#),
+            (400, r#"{"error":{"message":"Your credit balance is too low to go on"}}"#),
+            (429, r#"{"error":{"type":"enforced_spend_limit_reached"}}"#),
+        ] {
+            let error = refused(status, body, &[("retry-after", "1")]);
+            assert_eq!((error.class(), error.retry()), (Class::Quota, Retry::Never), "{body}");
+        }
+        let gemini = r#"{"error":{"code":429,"message":"You exceeded your current quota"}}"#;
+        assert_eq!(refused(429, gemini, &[]).class(), Class::Capacity);
+    }
+
+    #[test]
+    fn waits_and_limits_are_kept() {
+        let headers = [("retry-after", "2"), ("x-ratelimit-limit-requests", "60")];
+        let error = refused(429, "{}", &headers);
+        assert_eq!(error.retry(), Retry::After(Duration::from_secs(2)));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
+        assert_eq!(error.limits().requests.limit, Some(60));
+    }
+
+    #[test]
+    fn words_reach_the_caller_only_about_its_request() {
+        for body in [
+            r#"{"error":{"message":"prompt too long"}}"#,
+            r#"{"error":"prompt too long"}"#,
+            r#"{"object":"error","message":"prompt too long","code":400}"#,
+            r#"{"detail":"prompt too long"}"#,
+        ] {
+            let error = refused(400, body, &[]);
+            assert_eq!(error.message(), "the upstream rejects the request: prompt too long");
+        }
+        for status in [401, 403, 429, 500, 503] {
+            let error = refused(status, r#"{"error":{"message":"key sk-secret"}}"#, &[]);
+            assert!(!error.message().contains("sk-secret"));
+        }
+        assert!(refused(422, "<html>", &[]).message().ends_with("status 422"));
+    }
+
+    #[test]
+    fn error_events() {
+        for (data, class) in [
+            (r#"{"error":{"message":"x","type":"BadRequestError","code":400}}"#, Class::Caller),
+            (r#"{"error":{"message":"x","type":"invalid_request_error"}}"#, Class::Caller),
+            (r#"{"error":{"code":"context_length_exceeded"}}"#, Class::Caller),
+            (r#"{"error":{"message":"x","code":502}}"#, Class::Fault),
+            (r#"{"error":{"message":"x","code":"429"}}"#, Class::Capacity),
+            (r#"{"error":{"type":"rate_limit_error"}}"#, Class::Capacity),
+            (r#"{"error":{"type":"overloaded_error"}}"#, Class::Capacity),
+            (r#"{"error":{"code":"insufficient_quota"}}"#, Class::Quota),
+            (r#"{"error":{"type":"server_error"}}"#, Class::Fault),
+            (r#"{"error":"engine died"}"#, Class::Fault),
+            (r#"{"type":"error","code":"server_error","message":"x"}"#, Class::Fault),
+            (r#"{"type":"error","error":{"type":"overloaded_error"}}"#, Class::Capacity),
+        ] {
+            assert_eq!(error_event(data.as_bytes()).map(|e| e.class()), Some(class), "{data}");
+        }
+        for fine in [
+            r#"{"choices":[{"delta":{"content":"{\"error\":1}"}}]}"#,
+            r#"{"choices":[{"error":null}],"error":null}"#,
+            r#"{"response":{"error":{"code":"x"}},"type":"response.failed"}"#,
+            "[DONE]",
+            "\"error\"",
+        ] {
+            assert!(error_event(fine.as_bytes()).is_none(), "{fine}");
+        }
+    }
+}

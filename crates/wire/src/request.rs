@@ -1,0 +1,268 @@
+//! Looks at a caller's body just far enough to route it, limit it and price it.
+//!
+//! # Why
+//!
+//! The body is forwarded as sent. Building a tree of it would cost more than everything else the
+//! gateway does with a call, so the handful of fields that matter are borrowed from the text and
+//! the rest is skipped. Whatever is not looked at is the upstream's to judge.
+
+use crate::json::{check_depth, invalid, object_text};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::ops::Range;
+use tidegate_core::{Error, Operation, Result, TokenEstimate};
+
+/// What routing and limits need of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The model's name, unescaped.
+    pub model: Box<str>,
+    /// Where the model's name stands in the body, its quotes included.
+    pub model_span: Range<usize>,
+    /// Whether a stream of events is asked for.
+    pub stream: bool,
+    /// Most tokens one answer may have, when the caller said so.
+    pub max_output: Option<u64>,
+    /// How many answers are asked for (`n`), at least 1.
+    pub choices: u64,
+    /// Whether the same body means the same answer: `temperature` is 0, or there is a `seed`.
+    pub deterministic: bool,
+}
+
+/// Bytes of body per prompt token: English and JSON punctuation come to about four.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Answer tokens expected when the caller set no maximum.
+const EXPECTED_OUTPUT_TOKENS: u64 = 256;
+
+/// Longest model name in bytes. Names go into logs, metrics and tables.
+const MAX_MODEL_BYTES: usize = 256;
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow)]
+    max_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    max_completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    max_output_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    n: Option<&'a RawValue>,
+    #[serde(borrow)]
+    temperature: Option<&'a RawValue>,
+    #[serde(borrow)]
+    seed: Option<&'a RawValue>,
+}
+
+/// Reads the view of `body`, a request of `operation`.
+///
+/// # Errors
+///
+/// [`tidegate_core::Kind::InvalidRequest`] when the body is not one JSON object in UTF-8 (the
+/// message says line and column), nests deeper than [`crate::json::MAX_DEPTH`], names a field
+/// twice that we route by (upstreams differ in which one they take), or a field we need has the
+/// wrong type (`param` names it).
+pub fn read(operation: Operation, body: &[u8]) -> Result<View> {
+    let text = object_text("the request body", body)?;
+    let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| explain(&error))?;
+    check_depth("the request body", text)?;
+
+    let raw_model = fields.model.ok_or_else(|| {
+        Error::invalid("model", "the field `model` is missing; name the model to call")
+    })?;
+    Ok(View {
+        model: model_name(raw_model)?,
+        model_span: span_in(text, raw_model),
+        stream: flag("stream", fields.stream)?,
+        max_output: max_output(operation, &fields)?,
+        choices: whole("n", fields.n)?.unwrap_or(1).max(1),
+        deterministic: fields.seed.is_some()
+            || fields.temperature.is_some_and(|raw| raw.get().parse() == Ok(0.0_f64)),
+    })
+}
+
+/// Tokens `view`'s call is expected to use, from the length of its body.
+///
+/// Four bytes of body per prompt token; the answer is taken at its maximum, or as 256 tokens
+/// when the caller set none. Embeddings have no answer tokens. The engine corrects the estimate
+/// by the usage an answer tells.
+pub fn estimate(operation: Operation, body_len_bytes: usize, view: &View) -> TokenEstimate {
+    let output = match operation {
+        Operation::Embeddings => 0,
+        Operation::ChatCompletions | Operation::Completions | Operation::Responses => {
+            view.max_output.unwrap_or(EXPECTED_OUTPUT_TOKENS).saturating_mul(view.choices)
+        }
+    };
+    TokenEstimate { input: (body_len_bytes as u64).div_ceil(BYTES_PER_TOKEN), output }
+}
+
+fn explain(error: &serde_json::Error) -> Error {
+    const ROUTED_BY: [&str; 8] = [
+        "model",
+        "stream",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "n",
+        "temperature",
+        "seed",
+    ];
+    let reason = error.to_string();
+    let twice = reason.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next());
+    match ROUTED_BY.into_iter().find(|field| Some(*field) == twice) {
+        Some(field) => Error::invalid(field, format!("the request body has a {reason}")),
+        None => invalid(format!("the request body is not valid JSON: {reason}")),
+    }
+}
+
+fn model_name(raw: &RawValue) -> Result<Box<str>> {
+    let name: Box<str> = serde_json::from_str(raw.get())
+        .map_err(|_| Error::invalid("model", "the field `model` must be a string"))?;
+    if name.trim().is_empty() {
+        return Err(Error::invalid("model", "the field `model` is empty; name the model to call"));
+    }
+    if name.len() > MAX_MODEL_BYTES {
+        return Err(Error::invalid(
+            "model",
+            format!("the field `model` is longer than {MAX_MODEL_BYTES} bytes"),
+        ));
+    }
+    Ok(name)
+}
+
+/// Where `raw`, borrowed from `text`, stands in it.
+fn span_in(text: &str, raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
+    start..start + raw.get().len()
+}
+
+fn flag(name: &'static str, raw: Option<&RawValue>) -> Result<bool> {
+    match raw.map(RawValue::get) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Error::invalid(name, format!("the field `{name}` must be true or false"))),
+    }
+}
+
+fn whole(name: &'static str, raw: Option<&RawValue>) -> Result<Option<u64>> {
+    raw.map(|raw| {
+        raw.get().parse().map_err(|_| {
+            Error::invalid(name, format!("the field `{name}` must be a whole number, 0 or more"))
+        })
+    })
+    .transpose()
+}
+
+/// The operation's own word for the most tokens of an answer; the other words are not ours.
+fn max_output(operation: Operation, fields: &Fields<'_>) -> Result<Option<u64>> {
+    match operation {
+        Operation::ChatCompletions => {
+            let newer = whole("max_completion_tokens", fields.max_completion_tokens)?;
+            let older = whole("max_tokens", fields.max_tokens)?;
+            Ok(newer.or(older))
+        }
+        Operation::Completions => whole("max_tokens", fields.max_tokens),
+        Operation::Responses => whole("max_output_tokens", fields.max_output_tokens),
+        Operation::Embeddings => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_core::Kind;
+
+    fn chat(body: &str) -> View {
+        read(Operation::ChatCompletions, body.as_bytes()).unwrap()
+    }
+
+    fn refused(body: impl AsRef<[u8]>) -> (Option<&'static str>, String) {
+        let error = read(Operation::ChatCompletions, body.as_ref()).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidRequest);
+        (error.param(), error.message().to_owned())
+    }
+
+    #[test]
+    fn reads_what_routing_needs() {
+        let body = r#" {"x":{"model":"no"}, "model" : "qwen\/3" ,"stream":true,"n":2,
+            "max_tokens":7,"temperature":0.0,"tools":[{"stream":1}]}"#;
+        let view = chat(body);
+        assert_eq!(&*view.model, "qwen/3");
+        assert_eq!(&body[view.model_span.clone()], r#""qwen\/3""#);
+        assert!(view.stream && view.deterministic);
+        assert_eq!((view.max_output, view.choices), (Some(7), 2));
+    }
+
+    #[test]
+    fn nulls_are_absent() {
+        let view = chat(r#"{"model":"m","stream":null,"max_tokens":null,"n":null,"seed":null}"#);
+        assert!(!view.stream && !view.deterministic);
+        assert_eq!((view.max_output, view.choices), (None, 1));
+    }
+
+    #[test]
+    fn the_newer_word_wins() {
+        assert_eq!(
+            chat(r#"{"model":"m","max_tokens":7,"max_completion_tokens":9}"#).max_output,
+            Some(9)
+        );
+    }
+
+    #[test]
+    fn each_operation_has_its_own_word() {
+        let body = br#"{"model":"m","max_output_tokens":5,"max_tokens":"not ours here"}"#;
+        assert_eq!(read(Operation::Responses, body).unwrap().max_output, Some(5));
+        assert_eq!(read(Operation::Embeddings, body).unwrap().max_output, None);
+    }
+
+    #[test]
+    fn escaped_keys_are_the_same_key() {
+        assert_eq!(&*chat(r#"{"mod\u0065l":"m"}"#).model, "m");
+        assert_eq!(refused(r#"{"model":"a","mod\u0065l":"b"}"#).0, Some("model"));
+    }
+
+    #[test]
+    fn bad_bodies() {
+        for (body, param, message) in [
+            ("{\"messages\":[]}", Some("model"), "missing"),
+            ("{\"model\":7}", Some("model"), "must be a string"),
+            ("{\"model\":\"\"}", Some("model"), "empty"),
+            ("{\"model\":\"m\",\"stream\":\"yes\"}", Some("stream"), "true or false"),
+            ("{\"model\":\"m\",\"max_tokens\":-1}", Some("max_tokens"), "whole number"),
+            ("{\"model\":\"m\",\"n\":1.5}", Some("n"), "whole number"),
+            ("{\"model\":\"a\",\"model\":\"b\"}", Some("model"), "duplicate field `model`"),
+            ("{\"model\":\"m\",\n \"x\":}", None, "line 2 column 6"),
+            ("{\"model\":\"m\"", None, "EOF while parsing an object at line 1 column 12"),
+            ("{\"model\":\"m\"} {}", None, "trailing characters at line 1 column 15"),
+            ("", None, "is empty"),
+            ("  \n", None, "is empty"),
+            ("[\"m\"]", None, "must be a JSON object"),
+            ("\u{feff}{}", None, "byte order mark"),
+        ] {
+            let (named, said) = refused(body);
+            assert_eq!(named, param, "{body}");
+            assert!(said.contains(message), "{body}: {said}");
+        }
+        let (_, said) = refused(b"{\"model\":\"m\",\n\"x\":\"\xff\"}");
+        assert!(said.contains("not UTF-8 at line 2 column 6"), "{said}");
+        let deep = format!("{{\"model\":\"m\",\"x\":{}{}}}", "[".repeat(64), "]".repeat(64));
+        assert!(refused(deep).1.contains("nests deeper"));
+        let very_deep = format!("{{\"model\":\"m\",\"x\":{}", "[".repeat(1_000_000));
+        assert!(refused(very_deep).1.contains("EOF"));
+    }
+
+    #[test]
+    fn estimates() {
+        let view = chat(r#"{"model":"m","max_tokens":100,"n":3}"#);
+        let estimate_of = |operation| estimate(operation, 401, &view);
+        assert_eq!(
+            estimate_of(Operation::ChatCompletions),
+            TokenEstimate { input: 101, output: 300 }
+        );
+        assert_eq!(estimate_of(Operation::Embeddings).output, 0);
+    }
+}

@@ -1,0 +1,132 @@
+//! The tokens an answer says it used.
+
+use serde::Deserialize;
+use tidegate_core::Usage;
+
+/// Reads the usage of a unary answer, or of the data of one event of a stream.
+///
+/// Knows chat's words (`prompt_tokens` …) and those of responses (`input_tokens` …), on top or
+/// nested (`response.usage`). `None` when there is none, or it is `null`.
+///
+/// # Cost
+///
+/// One search for the key; only the object behind it is parsed. A string of the answer cannot be
+/// taken for the key: its quotes would be escaped. An object that counts no tokens (a tool's
+/// parameter named `usage`) is passed over; the last that does count wins.
+pub fn read(body: &[u8]) -> Option<Usage> {
+    const KEY: &[u8] = b"\"usage\"";
+    let (mut found, mut from) = (None, 0);
+    while let Some(at) = memchr::memmem::find(&body[from..], KEY) {
+        from += at + KEY.len();
+        let Some(object) = object_after_colon(&body[from..]) else { continue };
+        let mut values = serde_json::Deserializer::from_slice(object).into_iter::<Counts>();
+        if let Some(Ok(counts)) = values.next() {
+            found = counts.usage().or(found);
+        }
+        // On past the object: what nests in it is not looked at twice.
+        from = body.len() - object.len() + values.byte_offset();
+    }
+    found
+}
+
+fn object_after_colon(rest: &[u8]) -> Option<&[u8]> {
+    let value = rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+    value.starts_with(b"{").then_some(value)
+}
+
+#[derive(Deserialize)]
+struct Counts {
+    #[serde(default, alias = "prompt_tokens")]
+    input_tokens: Option<u64>,
+    #[serde(default, alias = "completion_tokens")]
+    output_tokens: Option<u64>,
+    #[serde(default, alias = "prompt_tokens_details")]
+    input_tokens_details: Option<InputDetails>,
+    #[serde(default, alias = "completion_tokens_details")]
+    output_tokens_details: Option<OutputDetails>,
+    /// DeepSeek's word for cached prompt tokens.
+    #[serde(default)]
+    prompt_cache_hit_tokens: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct InputDetails {
+    #[serde(default)]
+    cached_tokens: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct OutputDetails {
+    #[serde(default)]
+    reasoning_tokens: Option<u64>,
+}
+
+impl Counts {
+    fn usage(&self) -> Option<Usage> {
+        if self.input_tokens.is_none() && self.output_tokens.is_none() {
+            return None;
+        }
+        let cached = self.input_tokens_details.as_ref().and_then(|details| details.cached_tokens);
+        let reasoning =
+            self.output_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
+        Some(Usage {
+            input: self.input_tokens.unwrap_or(0),
+            cached_input: cached.or(self.prompt_cache_hit_tokens).unwrap_or(0),
+            output: self.output_tokens.unwrap_or(0),
+            reasoning: reasoning.unwrap_or(0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(body: &str, expected: Option<[u64; 4]>) {
+        let usage = read(body.as_bytes());
+        let numbers = usage.map(|u| [u.input, u.cached_input, u.output, u.reasoning]);
+        assert_eq!(numbers, expected, "{body}");
+    }
+
+    #[test]
+    fn both_spellings() {
+        check(
+            r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21,
+               "prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":5}}}"#,
+            Some([9, 4, 12, 5]),
+        );
+        check(
+            r#"{"type":"response.completed","response":{"usage" : {"input_tokens":3,"input_tokens_details":{"cached_tokens":1},
+               "output_tokens":2,"output_tokens_details":{"reasoning_tokens":0}}}}"#,
+            Some([3, 1, 2, 0]),
+        );
+        check(r#"{"data":[],"usage":{"prompt_tokens":8,"total_tokens":8}}"#, Some([8, 0, 0, 0]));
+        check(
+            r#"{"usage":{"prompt_tokens":8,"prompt_cache_hit_tokens":2,"prompt_tokens_details":null}}"#,
+            Some([8, 2, 0, 0]),
+        );
+    }
+
+    #[test]
+    fn nothing_told() {
+        check(r#"{"choices":[{"delta":{"content":"hi"}}],"usage":null}"#, None);
+        check("[DONE]", None);
+        check("", None);
+        check(r#"{"choices":[{"delta":{"content":"\"usage\":{\"prompt_tokens\":1}"}}]}"#, None);
+        check(r#"{"usage":"#, None);
+        check(r#"{"usage":{"prompt_tokens":"#, None);
+        check(r#"{"usage":{"prompt_tokens":-1}}"#, None);
+    }
+
+    #[test]
+    fn other_objects_of_that_name_are_passed_over() {
+        check(
+            r#"{"usage":{"input_tokens":1,"output_tokens":2},"tools":[{"usage":{"type":"object"}}]}"#,
+            Some([1, 0, 2, 0]),
+        );
+        check(
+            r#"{"tools":[{"usage":{"usage":{"x":1}}}],"usage":{"input_tokens":1,"output_tokens":2}}"#,
+            Some([1, 0, 2, 0]),
+        );
+    }
+}
