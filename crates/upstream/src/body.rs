@@ -1,13 +1,13 @@
 //! An answer's body as it comes off the wire, with the connection it comes from.
 
-use crate::{fault, h2, pool::LentH1};
+use crate::{fault, h1::nobody, h2, pool::LentH1};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
 };
 use tidegate_core::Result;
 
@@ -42,35 +42,57 @@ pub(crate) enum Held {
 impl WireBody {
     /// The next chunk, never empty; at the end the connection goes back to its pool.
     pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-        let mut is_driven = false;
+        let chunk = match &self.held {
+            Held::Http1(_) => self.poll_driving(cx),
+            Held::Http2(_) => self.poll_data(cx),
+            Held::Nothing => self.poll_rest(),
+        };
+        match &chunk {
+            Poll::Ready(None) => {
+                if let Held::Http1(lent) = std::mem::replace(&mut self.held, Held::Nothing) {
+                    lent.give_back();
+                }
+            }
+            Poll::Ready(Some(Err(_))) => self.held = Held::Nothing,
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        chunk
+    }
+
+    /// Looks, moves bytes, looks again; the caller is woken only when there was nothing.
+    fn poll_driving(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        for waker in [Waker::noop(), cx.waker()] {
+            if let Poll::Ready(chunk) = self.poll_data(&mut nobody()) {
+                return Poll::Ready(chunk);
+            }
+            if let Held::Http1(lent) = &mut self.held
+                && lent.drive(&mut Context::from_waker(waker)).is_ready()
+            {
+                self.held = Held::Nothing;
+                return self.poll_rest();
+            }
+        }
+        self.poll_data(&mut nobody())
+    }
+
+    /// What came before the connection ended, and how it ended.
+    fn poll_rest(&mut self) -> Poll<Option<Result<Bytes>>> {
+        match self.poll_data(&mut nobody()) {
+            Poll::Pending => Poll::Ready(Some(Err(fault::ended_early()))),
+            ready => ready,
+        }
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         loop {
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) if !data.is_empty() => return Poll::Ready(Some(Ok(data))),
                     // Trailers say nothing we need.
                     Ok(_) | Err(_) => {}
                 },
-                Poll::Ready(Some(Err(error))) => {
-                    self.held = Held::Nothing;
-                    return Poll::Ready(Some(Err(fault::broken(error))));
-                }
-                Poll::Ready(None) => {
-                    if let Held::Http1(lent) = std::mem::replace(&mut self.held, Held::Nothing) {
-                        lent.give_back(cx);
-                    }
-                    return Poll::Ready(None);
-                }
-                Poll::Pending => match &mut self.held {
-                    Held::Http1(lent) if !is_driven => {
-                        is_driven = true;
-                        if lent.drive(cx).is_ready() {
-                            // How it ended shows in the body.
-                            self.held = Held::Nothing;
-                        }
-                    }
-                    Held::Http1(_) | Held::Http2(_) => return Poll::Pending,
-                    Held::Nothing => return Poll::Ready(Some(Err(fault::ended_early()))),
-                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(fault::broken(error)))),
+                None => return Poll::Ready(None),
             }
         }
     }

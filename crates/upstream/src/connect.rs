@@ -39,7 +39,6 @@ pub(crate) struct Dialer {
     connector: Connector,
     /// HTTP/2 by prior knowledge, where no ALPN tells.
     http2: bool,
-    timeout: Duration,
 }
 
 impl Dialer {
@@ -67,7 +66,6 @@ impl Dialer {
             authority: format!("{bracketed}:{port}").into(),
             connector,
             http2: options.http2,
-            timeout: options.connect_timeout,
         })
     }
 
@@ -90,9 +88,8 @@ impl Dialer {
         }
     }
 
-    /// Opens one byte stream within `timeout`, or within our own when that is shorter.
-    pub(crate) async fn dial(&self, timeout: Duration) -> Result<(Stream, Protocol), DialError> {
-        let within = timeout.min(self.timeout);
+    /// Opens one byte stream within so long.
+    pub(crate) async fn dial(&self, within: Duration) -> Result<(Stream, Protocol), DialError> {
         let without_alpn = if self.http2 { Protocol::Http2 } else { Protocol::Http1 };
         match &self.connector {
             Connector::Local(connect) => Ok((Stream::Local(connect()), without_alpn)),

@@ -74,16 +74,12 @@ impl Stream for Events {
         if let Some(chunk) = this.held.pop_front() {
             return Poll::Ready(Some(Ok(chunk)));
         }
-        // The event that says so has been passed on.
-        if let Some(error) = this.watch.error.take() {
-            this.source = None;
-            return Poll::Ready(Some(Err(error)));
-        }
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
         let end = match ready!(source.poll_chunk(cx)) {
-            Some(Ok(chunk)) => match this.watch.see(&chunk) {
-                Ok(()) => return Poll::Ready(Some(Ok(chunk))),
-                Err(too_long) => Some(too_long),
+            Some(Ok(chunk)) => match (this.watch.see(&chunk), this.watch.error.take()) {
+                (Ok(()), None) => return Poll::Ready(Some(Ok(chunk))),
+                // The upstream's words may not be for callers; the front says it in its own.
+                (Ok(()), Some(error)) | (Err(error), _) => Some(error),
             },
             // All has been said: how the connection ends does not matter.
             Some(Err(_)) if this.watch.is_complete => None,

@@ -19,7 +19,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::{Pin, pin},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -58,8 +58,8 @@ impl H1 {
     }
 
     /// Whether the server still holds it open, as far as is known here.
-    pub(crate) async fn is_alive(&mut self) -> bool {
-        poll_fn(|cx| Poll::Ready(self.drive(cx).is_pending() && self.sender.is_ready())).await
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.drive(&mut nobody()).is_pending() && self.sender.is_ready()
     }
 
     /// Sends `request` and waits for the head of its answer.
@@ -67,13 +67,13 @@ impl H1 {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failure> {
-        let mut response = pin!(self.sender.try_send_request(request));
-        let connection = &mut self.connection;
-        let is_over = &mut self.is_over;
-        poll_fn(|cx| {
-            let driven = if *is_over { Poll::Pending } else { Pin::new(&mut *connection).poll(cx) };
+        let sent = self.sender.try_send_request(request);
+        // Out of the cooperative budget it would wake nobody, and be forgotten.
+        let mut response = pin!(tokio::task::unconstrained(sent));
+        let Self { connection, is_over, .. } = self;
+        let mut look = |driven: Poll<hyper::Result<()>>| {
             *is_over |= driven.is_ready();
-            match (response.as_mut().poll(cx), driven) {
+            match (response.as_mut().poll(&mut nobody()), driven) {
                 (Poll::Ready(Ok(response)), _) => Poll::Ready(Ok(response)),
                 (Poll::Ready(Err(mut error)), _) => Poll::Ready(Err(match error.take_message() {
                     Some(_) => Failure::Unsent(error.into_error()),
@@ -85,25 +85,36 @@ impl H1 {
                 (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Err(Failure::Ended)),
                 (Poll::Pending, Poll::Pending) => Poll::Pending,
             }
+        };
+        poll_fn(|cx| {
+            let answered = look(Pin::new(&mut *connection).poll(&mut nobody()));
+            if answered.is_ready() {
+                return answered;
+            }
+            look(Pin::new(&mut *connection).poll(cx))
         })
         .await
     }
 
     /// Moves bytes; ready when the connection is over.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+    ///
+    /// Whatever the call waits for comes through here, so only this needs the call's waker, and
+    /// only when there is nothing to be had without it. Connection and call would otherwise wake
+    /// each other, and the task be polled twice for every chunk.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_over {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(());
         }
-        let driven = Pin::new(&mut self.connection).poll(cx);
-        self.is_over = driven.is_ready();
-        driven
+        // What it ended with shows in the answer's body.
+        self.is_over = Pin::new(&mut self.connection).poll(cx).is_ready();
+        if self.is_over { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Whether it can take another call, after the answer to the last was read to its end.
-    pub(crate) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn is_reusable(&mut self) -> bool {
         // Going idle takes a second look when the end of the body was the last thing read.
         for _ in 0..2 {
-            if self.drive(cx).is_ready() {
+            if self.drive(&mut nobody()).is_ready() {
                 return false;
             }
             if self.sender.is_ready() {
@@ -112,6 +123,11 @@ impl H1 {
         }
         false
     }
+}
+
+/// A context in which nobody is woken.
+pub(crate) const fn nobody() -> Context<'static> {
+    Context::from_waker(Waker::noop())
 }
 
 /// Unused connections, the latest used last.

@@ -36,7 +36,7 @@ impl Upstream {
         options: Options,
         credential: Option<Secret<String>>,
     ) -> Result<Self> {
-        options.check(&name)?;
+        let options = options.checked(&name)?;
         let base = parse_base(&name, &options.base_url)?;
         let dialer = Dialer::new(&name, &base, &options, None)?;
         let template = Template::new(&name, &base, &options, credential.as_ref())?;
@@ -59,7 +59,7 @@ impl Upstream {
         if options.base_url.is_empty() {
             options.base_url = "http://localhost/v1".into();
         }
-        options.check(&name)?;
+        let options = options.checked(&name)?;
         let base = parse_base(&name, &options.base_url)?;
         let dialer = Dialer::new(&name, &base, &options, Some(connect))?;
         let template = Template::new(&name, &base, &options, None)?;

@@ -18,11 +18,6 @@ pub struct Options {
     /// Speak HTTP/2 without asking first (`http://`), or accept nothing else (`https://`).
     /// Default false: HTTP/2 over TLS when the server offers it, HTTP/1.1 otherwise.
     pub http2: bool,
-    /// Longest time to open a connection: name lookup, TCP and TLS together. Default "2s". A
-    /// model's own `timeouts.connect` applies too; the shorter one counts.
-    #[serde(with = "written::duration")]
-    #[schemars(with = "String")]
-    pub connect_timeout: Duration,
     /// Connections open at once; further calls wait for one. At least 1. Default 1024.
     pub max_connections: usize,
     /// Unused connections kept open; the longest unused is closed first. Default 256.
@@ -56,7 +51,6 @@ impl Default for Options {
         Self {
             base_url: String::new(),
             http2: false,
-            connect_timeout: Duration::from_secs(2),
             max_connections: 1024,
             max_idle: 256,
             idle_timeout: Duration::from_secs(60),
@@ -70,17 +64,22 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Refuses what could not carry a single call.
-    pub(crate) fn check(&self, upstream: &str) -> Result<()> {
+    /// Refuses what could not carry a single call, and brings times that never come down to a
+    /// year, which can be added to a clock.
+    pub(crate) fn checked(mut self, upstream: &str) -> Result<Self> {
+        const FAR: Duration = Duration::from_secs(365 * 86_400);
+        for time in [&mut self.idle_timeout, &mut self.lifetime, &mut self.dns_ttl] {
+            *time = FAR.min(*time);
+        }
         let zero = [
-            ("connect_timeout", self.connect_timeout.is_zero()),
             ("max_connections", self.max_connections == 0),
+            ("idle_timeout", self.idle_timeout.is_zero()),
             ("lifetime", self.lifetime.is_zero()),
             ("max_answer_bytes", self.max_answer_bytes == 0),
         ];
         match zero.into_iter().find(|(_, is_zero)| *is_zero) {
             Some((field, _)) => Err(setting(upstream, field, "must be more than zero")),
-            None => Ok(()),
+            None => Ok(self),
         }
     }
 }
@@ -90,7 +89,6 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("http2", &self.http2)
-            .field("connect_timeout", &self.connect_timeout)
             .field("max_connections", &self.max_connections)
             .field("max_idle", &self.max_idle)
             .field("idle_timeout", &self.idle_timeout)
@@ -110,8 +108,8 @@ mod tests {
     #[test]
     fn written_and_read_again() {
         let options: Options =
-            serde_json::from_str(r#"{"connect_timeout":"5s","max_answer_bytes":"1MiB"}"#).unwrap();
-        assert_eq!(options.connect_timeout, Duration::from_secs(5));
+            serde_json::from_str(r#"{"dns_ttl":"5s","max_answer_bytes":"1MiB"}"#).unwrap();
+        assert_eq!(options.dns_ttl, Duration::from_secs(5));
         assert_eq!(options.max_answer_bytes, 1 << 20);
         let written = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<Options>(&written).unwrap(), options);

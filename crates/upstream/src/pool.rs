@@ -128,7 +128,7 @@ impl Pool {
             && let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned()
         {
             let mut lent = LentH1 { connection: None, shared: Arc::clone(shared), permit };
-            if lent.take_unused().await {
+            if lent.take_unused() {
                 return Ok(Lent::Http1(lent));
             }
             let dialed = timeout_at(patience.deadline, lent.dial(patience.connect)).await;
@@ -158,7 +158,7 @@ impl Pool {
                 if is_second_try {
                     // Its place goes to the new one, so that the count stays right.
                     drop(shared.idle.lock().take());
-                } else if lent.take_unused().await {
+                } else if lent.take_unused() {
                     return Ok(Lent::Http1(lent));
                 }
                 lent.dial(patience.connect).await
@@ -214,9 +214,8 @@ impl Shared {
     /// that connections opened together do not close together.
     pub(crate) fn expiry(&self) -> Instant {
         let roll = RandomState::new().hash_one(0_u8) % 2_001;
-        let thousandths = 9_000 + u32::try_from(roll).unwrap_or(1_000);
-        let far = Duration::from_secs(365 * 86_400);
-        Instant::now() + self.limits.lifetime.min(far) / 10_000 * thousandths
+        let ten_thousandths = 9_000 + u32::try_from(roll).unwrap_or(1_000);
+        Instant::now() + self.limits.lifetime / 10_000 * ten_thousandths
     }
 
     /// Sees to it that connections unused for too long are closed.
@@ -227,19 +226,25 @@ impl Shared {
             return;
         }
         let weak = Arc::downgrade(self);
+        // Nothing can be due sooner; and calls in a row find the task there already.
+        let mut due = Instant::now() + self.limits.idle_timeout;
         let sweep = async move {
             loop {
+                tokio::time::sleep_until(due).await;
                 let Some(shared) = weak.upgrade() else { return };
-                let Some(due) = shared.sweep() else {
-                    shared.is_idle_watched.store(false, Ordering::Release);
-                    // Something may have been put back between the sweep and the flag.
-                    match shared.sweep() {
-                        Some(_) if !shared.is_idle_watched.swap(true, Ordering::AcqRel) => continue,
-                        _ => return,
+                due = match shared.sweep() {
+                    Some(due) => due,
+                    None => {
+                        shared.is_idle_watched.store(false, Ordering::Release);
+                        // Something may have been put back between the sweep and the flag.
+                        match shared.sweep() {
+                            Some(due) if !shared.is_idle_watched.swap(true, Ordering::AcqRel) => {
+                                due
+                            }
+                            _ => return,
+                        }
                     }
                 };
-                drop(shared);
-                tokio::time::sleep_until(due).await;
             }
         };
         match tokio::runtime::Handle::try_current() {
@@ -280,10 +285,10 @@ pub(crate) struct LentH1 {
 }
 
 impl LentH1 {
-    async fn take_unused(&mut self) -> bool {
+    fn take_unused(&mut self) -> bool {
         loop {
             let Some(mut connection) = self.shared.idle.lock().take() else { return false };
-            if connection.is_alive().await {
+            if connection.is_alive() {
                 self.connection = Some(connection);
                 return true;
             }
@@ -318,15 +323,15 @@ impl LentH1 {
     /// Moves bytes; ready when the connection is over.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.connection {
-            Some(connection) => connection.drive(cx).map(drop),
+            Some(connection) => connection.drive(cx),
             None => Poll::Ready(()),
         }
     }
 
     /// The answer was read to its end.
-    pub(crate) fn give_back(mut self, cx: &mut Context<'_>) {
+    pub(crate) fn give_back(mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        if connection.is_reusable(cx) {
+        if connection.is_reusable() {
             self.shared.idle.lock().put(connection, self.shared.limits.max_idle);
             self.shared.watch_idle();
         }

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Where one line per call goes: stderr, off, or a path [default: stderr]
     #[arg(long, value_name = "WHERE")]
     access_log: Option<String>,
-    /// Writes the address that is served to this file, once it is
+    /// Writes the port that is served to this file, once it is
     #[arg(long, value_name = "FILE")]
     port_file: Option<PathBuf>,
 }
@@ -90,7 +90,7 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
     let key = first_key(&*store).await?;
     greet(&format!("{scheme}://{address}"), &*client.answer(), key.as_ref(), server);
     if let Some(path) = port_file {
-        std::fs::write(&path, address.to_string())
+        std::fs::write(&path, address.port().to_string())
             .with_context(|| format!("writing {}", path.display()))?;
     }
 

@@ -134,7 +134,6 @@ fn check_connection(
 ) {
     let key = |key| ["upstreams", name, "connection", key];
     for (name, zero) in [
-        ("connect_timeout", connection.connect_timeout.is_zero()),
         ("max_connections", connection.max_connections == 0),
         ("lifetime", connection.lifetime.is_zero()),
         ("max_answer_bytes", connection.max_answer_bytes == 0),

@@ -57,3 +57,21 @@ async fn connections_do_not_live_for_ever() {
     }
     assert!((9..=12).contains(&seen.connections()), "{}", seen.connections());
 }
+
+#[tokio::test(start_paused = true)]
+async fn times_that_never_come_are_allowed_and_zero_is_not() {
+    let (upstream, seen) = local(Options {
+        idle_timeout: Duration::MAX,
+        lifetime: Duration::MAX,
+        dns_ttl: Duration::MAX,
+        ..Options::default()
+    });
+    chat(&upstream).await.unwrap();
+    chat(&upstream).await.unwrap();
+    assert_eq!(seen.connections(), 1);
+
+    let none = Options { max_connections: 0, ..Options::default() };
+    let pipe = Arc::new(|| tokio::io::duplex(1).0);
+    let error = Upstream::local("sim".into(), none, pipe).unwrap_err();
+    assert_eq!(error.param(), Some("max_connections"));
+}
