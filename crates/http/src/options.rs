@@ -11,8 +11,10 @@ use tidegate_policy::setting;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Certificate and key; callers then speak TLS, HTTP/2 or HTTP/1.1 by ALPN. Default: none,
+    /// Certificate and key, set by whoever serves: in a configuration file they stand beside
+    /// these settings, not among them. Callers then speak TLS, HTTP/2 or HTTP/1.1 by ALPN. Default: none,
     /// plain HTTP/1.1 and HTTP/2 with prior knowledge.
+    #[serde(skip)]
     pub tls: Option<Tls>,
     /// Longest request body. Default `"16MiB"`, enough for a few images in base64.
     #[serde(with = "setting::size")]

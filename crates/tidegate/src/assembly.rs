@@ -7,7 +7,9 @@ use tidegate_batch::{Price, Prices};
 use tidegate_core::{Answer, Secret, Store};
 use tidegate_engine::Records;
 use tidegate_policy::{concurrency, setting::SecretRef, timeout};
-use tidegate_sdk::{Builder, Client, ModelSettings, Protocol, Settings, TargetSettings, UpstreamSettings};
+use tidegate_sdk::{
+    Builder, Client, ModelSettings, Protocol, Settings, TargetSettings, UpstreamSettings,
+};
 use tidegate_sim::Sim;
 
 /// The model the built-in simulated server answers for.
@@ -169,7 +171,8 @@ fn prices(settings: &Settings) -> Prices {
 fn told(upstream: &mut UpstreamSettings, flags: &BatchUpstream) {
     if let Some(fixed) = flags.concurrency {
         upstream.max_concurrency = concurrency::Options::Fixed(fixed);
-        upstream.connection.max_connections = upstream.connection.max_connections.max(fixed as usize);
+        upstream.connection.max_connections =
+            upstream.connection.max_connections.max(fixed as usize);
         upstream.connection.max_idle = upstream.connection.max_idle.max(fixed as usize);
     }
     let lower = |told: Option<f64>, own: Option<f64>| match (told, own) {

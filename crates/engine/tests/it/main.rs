@@ -1,4 +1,5 @@
 //! The engine ring: scripted providers, virtual time, the trace is the assertion.
+#![expect(clippy::unwrap_used, reason = "what a test rests on may panic")]
 
 mod cancel;
 mod driver;

@@ -1,4 +1,5 @@
 //! The assembly over the simulated model server: no sockets, virtual time.
+#![expect(clippy::unwrap_used, reason = "what a test rests on may panic")]
 
 use futures_util::{StreamExt, stream};
 use std::{sync::Arc, time::Duration};

@@ -414,11 +414,11 @@ fn assemble(
         max_attempts: limits.map_or(1, |limits| limits.max_attempts),
         sources: upstream.sources.clone(),
     };
-    let mut assembled = assembly::for_batch(&flags, environment).map_err(|error| {
-        match error.downcast::<Problems>() {
-            Ok(problems) => Stop::Configuration(problems),
-            Err(other) => Stop::Other(other),
-        }
+    let mut assembled = assembly::for_batch(&flags, environment).map_err(|error| match error
+        .downcast::<Problems>(
+    ) {
+        Ok(problems) => Stop::Configuration(problems),
+        Err(other) => Stop::Other(other),
     })?;
     if let (Some(input), Some(output)) = (upstream.price_input, upstream.price_output) {
         let told: Prices = Arc::new(move |_| Some(Price { input, output }));
@@ -510,8 +510,7 @@ fn plan(args: PlanArgs) -> anyhow::Result<u8> {
     let spool = std::env::temp_dir().join(format!("tidegate-plan-{}", std::process::id()));
     let is_pipe = args.input == Path::new("-");
     if is_pipe {
-        std::fs::create_dir_all(&spool)
-            .with_context(|| format!("creating {}", spool.display()))?;
+        std::fs::create_dir_all(&spool).with_context(|| format!("creating {}", spool.display()))?;
     }
     let planned = plan_input(&options, &spool, &assembled.prices);
     if is_pipe {
@@ -672,14 +671,16 @@ fn with_line_end(mut text: String) -> String {
 }
 
 fn operation(text: &str) -> Result<Operation, String> {
-    let named = Operation::ALL
-        .into_iter()
-        .find(|operation| text == operation.name() || text.trim_start_matches('/') == &operation.path()[1..]);
-    named.or_else(|| Operation::from_path(text)).or(match text {
-        "completions" => Some(Operation::Completions),
-        _ => None,
-    })
-    .ok_or_else(|| "it is one of chat, completions, embeddings, responses".into())
+    let named = Operation::ALL.into_iter().find(|operation| {
+        text == operation.name() || text.trim_start_matches('/') == &operation.path()[1..]
+    });
+    named
+        .or_else(|| Operation::from_path(text))
+        .or(match text {
+            "completions" => Some(Operation::Completions),
+            _ => None,
+        })
+        .ok_or_else(|| "it is one of chat, completions, embeddings, responses".into())
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {
@@ -734,8 +735,21 @@ mod tests {
     #[test]
     fn flags_become_options() {
         let args = parse(&[
-            "data.csv", "-c", "40", "--set", "body.a=b=c", "--endpoint", "/v1/embeddings",
-            "--max-cost", "$5", "--max-errors", "2%", "-o", "x.csv", "--order", "completion",
+            "data.csv",
+            "-c",
+            "40",
+            "--set",
+            "body.a=b=c",
+            "--endpoint",
+            "/v1/embeddings",
+            "--max-cost",
+            "$5",
+            "--max-errors",
+            "2%",
+            "-o",
+            "x.csv",
+            "--order",
+            "completion",
         ])
         .unwrap();
         let job = job(&args, "data.csv".into(), Vec::new(), None);

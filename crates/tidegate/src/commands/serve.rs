@@ -65,9 +65,9 @@ fn sources(args: Args) -> Sources {
         ("--access-log", &["log", "access"], args.access_log),
     ];
     let mut sources = args.sources;
-    let said = flags.into_iter().filter_map(|(flag, key, value)| {
-        Some(Override { flag, key, value: value? })
-    });
+    let said = flags
+        .into_iter()
+        .filter_map(|(flag, key, value)| Some(Override { flag, key, value: value? }));
     sources.overrides.extend(said);
     sources
 }
@@ -77,15 +77,17 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
     let store = Arc::new(Sqlite::open(&server.data_dir)?);
     let prices = loaded.config.models.iter();
     let prices = prices.filter_map(|(name, model)| Some((name.clone(), model.price?))).collect();
-    let access_log = AccessLog::start(&loaded.config.log.access, prices).context("opening the access log")?;
+    let access_log =
+        AccessLog::start(&loaded.config.log.access, prices).context("opening the access log")?;
     let records = access_log.as_ref().map(AccessLog::records);
     let client = assembly::for_serve(&loaded, store.clone(), records)?;
 
-    let listener = TcpListener::bind(server.listen).await.with_context(|| {
-        format!("listening on {}: choose another with --listen", server.listen)
-    })?;
+    let listener = TcpListener::bind(server.listen)
+        .await
+        .with_context(|| format!("listening on {}: choose another with --listen", server.listen))?;
     let address = listener.local_addr()?;
-    let stop = signals::drain_on_signal("draining: calls in flight are finished; once more aborts")?;
+    let stop =
+        signals::drain_on_signal("draining: calls in flight are finished; once more aborts")?;
     let scheme = if server.tls.is_some() { "https" } else { "http" };
     let key = first_key(&*store).await?;
     greet(&format!("{scheme}://{address}"), &*client.answer(), key.as_ref(), server);
@@ -137,12 +139,7 @@ async fn refresh(store: Arc<Sqlite>) {
     }
 }
 
-fn greet(
-    url: &str,
-    answer: &dyn Answer,
-    key: Option<&Secret<String>>,
-    server: &config::Server,
-) {
+fn greet(url: &str, answer: &dyn Answer, key: Option<&Secret<String>>, server: &config::Server) {
     let models = answer.models(&tidegate_core::Tenant::local());
     let names: Vec<&str> = models.iter().map(|model| &*model.id).collect();
     output::note(&format!("API     {url}/v1\nready   {url}/readyz\nmodels  {}", names.join(", ")));

@@ -77,8 +77,6 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
 }
 
 fn check_server(config: &Config, findings: &mut Findings<'_>) {
-    let duplicate = config.server.limits.tls.is_some();
-    findings.refuse_if(duplicate, &["server", "limits", "tls"], "write it as `server.tls`");
     if let Err(error) = config.http_options().check() {
         let message = error.to_string();
         match message.strip_prefix("tls: ") {

@@ -201,16 +201,7 @@ fn load_with(
 
 /// The JSON Schema of the file.
 pub(crate) fn schema() -> schemars::Schema {
-    let mut schema = schemars::schema_for!(Config);
-    // The front's options hold it too, but in a file it is written once, as `server.tls`.
-    let limits = schema.pointer("/$defs/Server/properties/limits/$ref").and_then(|it| it.as_str());
-    if let Some(limits) =
-        limits.map(|limits| format!("{}/properties", limits.trim_start_matches('#')))
-        && let Some(keys) = schema.pointer_mut(&limits).and_then(|keys| keys.as_object_mut())
-    {
-        keys.remove("tls");
-    }
-    schema
+    schemars::schema_for!(Config)
 }
 
 fn read_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {

@@ -18,9 +18,17 @@ fn check(output: &Output, code: i32, stderr: &[&str]) {
 fn a_bad_configuration_is_refused_with_its_line_and_column() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tidegate.toml");
-    std::fs::write(&file, "[server]\nlisen = \"127.0.0.1:1\"\n[models.a]\ntargets = [{ upstream = \"x\" }]\n").unwrap();
+    std::fs::write(
+        &file,
+        "[server]\nlisen = \"127.0.0.1:1\"\n[models.a]\ntargets = [{ upstream = \"x\" }]\n",
+    )
+    .unwrap();
     for verb in ["check", "serve"] {
-        check(&run(dir.path(), &[verb]), 2, &["tidegate.toml:2:1", "lisen", "`listen`", "tidegate.toml:4"]);
+        check(
+            &run(dir.path(), &[verb]),
+            2,
+            &["tidegate.toml:2:1", "lisen", "`listen`", "tidegate.toml:4"],
+        );
     }
 }
 
@@ -33,7 +41,11 @@ fn check_prints_what_it_comes_to_without_secrets() {
     let output = run(dir.path(), &["check"]);
     check(&output, 0, &["warning"]);
     let shown = String::from_utf8_lossy(&output.stdout);
-    assert!(shown.contains("[redacted]") && shown.contains("requests_per_minute") | shown.contains("max_body"), "{shown}");
+    assert!(
+        shown.contains("[redacted]")
+            && shown.contains("requests_per_minute") | shown.contains("max_body"),
+        "{shown}"
+    );
     for pipe in [&output.stdout, &output.stderr] {
         assert!(!String::from_utf8_lossy(pipe).contains("canary"));
     }

@@ -2,7 +2,8 @@ use crate::web::{Gateway, json, send, simulator, text};
 use http_body_util::BodyExt;
 use tidegate_testkit::process::Pipe;
 
-const CHAT: &str = r#"{"model":"sim-small","messages":[{"role":"user","content":"hello there"}],"max_tokens":8}"#;
+const CHAT: &str =
+    r#"{"model":"sim-small","messages":[{"role":"user","content":"hello there"}],"max_tokens":8}"#;
 
 #[tokio::test]
 async fn with_no_configuration_it_serves_the_simulated_model() {
@@ -24,7 +25,11 @@ async fn with_no_configuration_it_serves_the_simulated_model() {
 async fn every_operation_answers_in_its_own_shape() {
     let gateway = Gateway::start("").await;
     for (path, body, object) in [
-        ("/v1/completions", r#"{"model":"sim-small","prompt":"a","max_tokens":4}"#, "text_completion"),
+        (
+            "/v1/completions",
+            r#"{"model":"sim-small","prompt":"a","max_tokens":4}"#,
+            "text_completion",
+        ),
         ("/v1/embeddings", r#"{"model":"sim-small","input":"a"}"#, "list"),
         ("/v1/responses", r#"{"model":"sim-small","input":"a"}"#, "response"),
     ] {
@@ -55,7 +60,8 @@ async fn who_may_not_is_told_so() {
     let error = json(send(gateway.address, "POST", "/v1/chat/completions", &bad, CHAT).await).await;
     assert_eq!(error["error"]["code"], "invalid_api_key");
 
-    let unknown = gateway.send("POST", "/v1/chat/completions", &CHAT.replace("sim-small", "gpt-9")).await;
+    let unknown =
+        gateway.send("POST", "/v1/chat/completions", &CHAT.replace("sim-small", "gpt-9")).await;
     assert_eq!(unknown.status(), 404);
     assert_eq!(json(unknown).await["error"]["code"], "model_not_found");
     let broken = gateway.send("POST", "/v1/chat/completions", "{\"model\":").await;
@@ -83,7 +89,8 @@ async fn a_revoked_key_stops_working_without_a_restart() {
 
 #[tokio::test]
 async fn an_upstream_is_called_under_its_own_model_name_and_unknown_fields_reach_it() {
-    let (_sim, address) = simulator(&["--ttft", "1ms", "--itl", "0ms", "--api-key", "sk-sim"]).await;
+    let (_sim, address) =
+        simulator(&["--ttft", "1ms", "--itl", "0ms", "--api-key", "sk-sim"]).await;
     let gateway = Gateway::start(&format!(
         r#"
         [upstreams.far]
@@ -96,7 +103,9 @@ async fn an_upstream_is_called_under_its_own_model_name_and_unknown_fields_reach
         "#
     ))
     .await;
-    let body = CHAT.replace("sim-small", "chat").replace("\"max_tokens\"", "\"x_unknown\":[1,2],\"max_tokens\"");
+    let body = CHAT
+        .replace("sim-small", "chat")
+        .replace("\"max_tokens\"", "\"x_unknown\":[1,2],\"max_tokens\"");
     let response = gateway.send("POST", "/v1/chat/completions", &body).await;
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["x-ratelimit-limit-requests"], "2");
@@ -106,7 +115,8 @@ async fn an_upstream_is_called_under_its_own_model_name_and_unknown_fields_reach
     gateway.send("POST", "/v1/chat/completions", &body).await;
     let refused = gateway.send("POST", "/v1/chat/completions", &body).await;
     assert_eq!(refused.status(), 429);
-    for header in ["retry-after", "retry-after-ms", "x-ratelimit-reset-requests", "x-should-retry"] {
+    for header in ["retry-after", "retry-after-ms", "x-ratelimit-reset-requests", "x-should-retry"]
+    {
         assert!(refused.headers().contains_key(header), "{header}");
     }
     assert_eq!(json(refused).await["error"]["code"], "rate_limit_exceeded");
