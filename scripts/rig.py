@@ -71,6 +71,11 @@ class Process:
                 self.changed.wait(left)
         raise Failed(f"{' '.join(self.argv)} never printed {pattern!r}; it said:\n{self.said()}")
 
+    def ends_within(self, seconds):
+        """Whether it closes its standard error, that is ends, within `seconds`."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self.ended, seconds)
+
     def said(self):
         with self.changed:
             return "\n".join(self.lines)

@@ -35,6 +35,8 @@ struct Inner {
 pub enum Kind {
     /// The body or a header of the call is not valid.
     InvalidRequest,
+    /// The body cannot be read as one JSON object.
+    InvalidJson,
     /// No key, or not a valid one.
     Unauthenticated,
     /// The key does not cover this model.
@@ -321,6 +323,7 @@ impl Error {
             Kind::UpstreamTimeout(_) => Class::Timeout,
             Kind::Cancelled => Class::Cancelled,
             Kind::InvalidRequest
+            | Kind::InvalidJson
             | Kind::Unauthenticated
             | Kind::ModelNotAllowed
             | Kind::ModelNotFound
@@ -337,6 +340,7 @@ impl Error {
     pub const fn code(&self) -> &'static str {
         match self.0.kind {
             Kind::InvalidRequest | Kind::Rejected => "invalid_request_error",
+            Kind::InvalidJson => "invalid_json",
             Kind::Unauthenticated => "invalid_api_key",
             Kind::ModelNotAllowed => "model_not_allowed",
             Kind::ModelNotFound => "model_not_found",

@@ -96,6 +96,8 @@ fixed! {
         "the request's target and its Host header name different hosts";
     TWO_LENGTHS = BAD_REQUEST, "invalid_request_error", true,
         "the request has both Content-Length and Transfer-Encoding: send one of them";
+    OTHER_CODING = BAD_REQUEST, "invalid_request_error", true,
+        "the request's Transfer-Encoding is not one plain `chunked`";
     AMBIGUOUS_PATH = BAD_REQUEST, "invalid_request_error", true,
         "the path has empty or dot segments, or escaped dots or slashes: write it plainly";
     TARGET_TOO_LONG = URI_TOO_LONG, "request_too_large", true,
@@ -250,6 +252,7 @@ fn should_retry(error: &Error) -> bool {
             error.attempts() == 0
         }
         Kind::InvalidRequest
+        | Kind::InvalidJson
         | Kind::Unauthenticated
         | Kind::ModelNotAllowed
         | Kind::ModelNotFound

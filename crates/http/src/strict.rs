@@ -9,7 +9,7 @@ use crate::{
 };
 use hyper::{
     HeaderMap, Version,
-    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING},
     http::{request::Parts, uri::Authority},
 };
 
@@ -27,6 +27,12 @@ pub(crate) fn check(parts: &Parts, two_lengths: bool) -> Result<(), &'static Fix
             && parts.headers.contains_key(CONTENT_LENGTH)
     {
         return Err(&outcome::TWO_LENGTHS);
+    }
+    // Applied twice it would have to be undone twice (RFC 9112 §6.1); nobody means that.
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(|coding| !is_plain(coding)) || codings.next().is_some() {
+        return Err(&outcome::OTHER_CODING);
     }
     check_host(&parts.headers, parts.version, parts.uri.authority())?;
     if is_ambiguous(parts.uri.path()) {

@@ -11,7 +11,7 @@ use tidegate_core::{Error, Kind, UpstreamAnswer};
 /// The HTTP status of SPEC §4. Rows of a batch carry it too.
 pub fn status(error: &Error) -> u16 {
     match error.kind() {
-        Kind::InvalidRequest => 400,
+        Kind::InvalidRequest | Kind::InvalidJson => 400,
         Kind::Rejected => error.answer().map_or(400, |answer| answer.status),
         Kind::Unauthenticated => 401,
         Kind::ModelNotAllowed => 403,
@@ -88,7 +88,9 @@ fn own(error: &Error) -> Vec<u8> {
 
 fn kind_word(error: &Error) -> &'static str {
     match error.kind() {
-        Kind::InvalidRequest | Kind::Rejected | Kind::TooLarge => "invalid_request_error",
+        Kind::InvalidRequest | Kind::InvalidJson | Kind::Rejected | Kind::TooLarge => {
+            "invalid_request_error"
+        }
         Kind::Unauthenticated => "authentication_error",
         Kind::ModelNotAllowed => "permission_error",
         Kind::ModelNotFound | Kind::NotFound => "not_found_error",
@@ -112,6 +114,7 @@ mod tests {
     fn every_kind_has_its_status() {
         for (kind, expected) in [
             (Kind::InvalidRequest, 400),
+            (Kind::InvalidJson, 400),
             (Kind::Unauthenticated, 401),
             (Kind::ModelNotAllowed, 403),
             (Kind::ModelNotFound, 404),

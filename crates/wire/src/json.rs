@@ -17,7 +17,7 @@ pub fn is_valid(body: &[u8]) -> bool {
 ///
 /// # Errors
 ///
-/// [`Kind::InvalidRequest`] for an empty body, a byte order mark, bytes that are not UTF-8, and
+/// [`Kind::InvalidJson`] for an empty body, a byte order mark, bytes that are not UTF-8, and
 /// anything that is not an object.
 pub(crate) fn object_text<'a>(what: &str, body: &'a [u8]) -> Result<&'a str> {
     if body.starts_with(b"\xef\xbb\xbf") {
@@ -82,7 +82,7 @@ fn position(bytes: &[u8], at: usize) -> (usize, usize) {
 }
 
 pub(crate) fn invalid(message: String) -> Error {
-    Error::new(Kind::InvalidRequest, Origin::Caller, message)
+    Error::new(Kind::InvalidJson, Origin::Caller, message)
 }
 
 #[cfg(test)]

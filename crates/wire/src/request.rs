@@ -62,10 +62,11 @@ struct Fields<'a> {
 ///
 /// # Errors
 ///
-/// [`tidegate_core::Kind::InvalidRequest`] when the body is not one JSON object in UTF-8 (the
-/// message says line and column), nests deeper than [`crate::json::MAX_DEPTH`], names a field
-/// twice that we route by (upstreams differ in which one they take), or a field we need has the
-/// wrong type (`param` names it).
+/// [`tidegate_core::Kind::InvalidJson`] when the body is not one JSON object in UTF-8 (the
+/// message says line and column) or nests deeper than [`crate::json::MAX_DEPTH`];
+/// [`tidegate_core::Kind::InvalidRequest`] when it names a field twice that we route by
+/// (upstreams differ in which one they take), or a field we need has the wrong type (`param`
+/// names it).
 pub fn read(operation: Operation, body: &[u8]) -> Result<View> {
     let text = object_text("the request body", body)?;
     let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| explain(&error))?;
@@ -182,7 +183,9 @@ mod tests {
 
     fn refused(body: impl AsRef<[u8]>) -> (Option<&'static str>, String) {
         let error = read(Operation::ChatCompletions, body.as_ref()).unwrap_err();
-        assert_eq!(error.kind(), Kind::InvalidRequest);
+        let expected =
+            if error.param().is_some() { Kind::InvalidRequest } else { Kind::InvalidJson };
+        assert_eq!(error.kind(), expected);
         (error.param(), error.message().to_owned())
     }
 

@@ -75,6 +75,8 @@ async fn a_body_has_one_length() {
         "Content-Length: -5\r\n",
         "Transfer-Encoding: gzip\r\n",
         "Transfer-Encoding: chunked, gzip\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding : chunked\r\n",
     ] {
         refused(request(headers).as_bytes(), 400).await;
