@@ -119,12 +119,11 @@ impl Recipe {
     /// A missing `--prompt` or model, or a column that is named but not there.
     pub(crate) fn check_columns(&self, columns: &[String], what: &str) -> Result<(), InputError> {
         let Some(templates) = &self.templates else {
-            let example = columns.iter().find(|name| is_identifier(name));
             return Err(InputError::new(format!(
                 "{what} need --prompt to make a request of their columns ({}), for example \
                  --prompt '{{{{ {} }}}}'",
                 list(columns),
-                example.map_or("row['name']", |name| name)
+                example(columns)
             )));
         };
         if self.beginning.is_none() {
@@ -175,7 +174,7 @@ impl Recipe {
             return Ok(());
         }
         Err(Fault::new(format!(
-            "the request has {length} bytes; at most {most} are sent (--max-row-bytes)"
+            "the request has {length} bytes; at most {most} are sent (--max-row)"
         )))
     }
 
@@ -275,10 +274,16 @@ fn image_columns() -> Vec<String> {
     vec!["file".into(), "path".into()]
 }
 
-fn is_identifier(name: &str) -> bool {
-    !name.is_empty()
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+/// A column to show in an example: one a template can name, and that is more than an id.
+fn example(columns: &[String]) -> &str {
+    let is_identifier = |name: &&String| {
+        !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let mut named = columns.iter().filter(is_identifier);
+    let telling = named.clone().find(|name| *name != "id" && !name.ends_with("_id"));
+    telling.or(named.next()).map_or("row[\"name\"]", |name| name)
 }
 
 #[cfg(test)]

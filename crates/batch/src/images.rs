@@ -133,7 +133,7 @@ impl Picture {
         if size_bytes > max_bytes {
             return Err(Fault::new(format!(
                 "the picture {shown} has {size_bytes} bytes; at most {max_bytes} fit a request: \
-                 scale it down"
+                 scale it down, or raise --max-row"
             )));
         }
         let mut head = [0; 12];

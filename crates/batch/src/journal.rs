@@ -49,7 +49,8 @@ pub(crate) fn open(
     path: &Path,
     each: impl FnMut(Place, Head, &[u8]),
 ) -> io::Result<(File, u64, Repaired)> {
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(path)?;
     let len = file.metadata()?.len();
     if len < FILE_HEAD.len() as u64 {
         // New, or the process died while creating it: nothing can be in it.
@@ -65,8 +66,7 @@ pub(crate) fn open(
         file.sync_all()?;
     }
     file.seek(SeekFrom::Start(found.end))?;
-    let repaired =
-        Repaired { torn_bytes: len - found.end, damaged_bytes: found.damaged_bytes };
+    let repaired = Repaired { torn_bytes: len - found.end, damaged_bytes: found.damaged_bytes };
     Ok((file, found.end, repaired))
 }
 

@@ -109,9 +109,7 @@ impl Reporter {
             To::Nowhere => Ok(()),
             To::Plain(out) => writeln!(out, "{message}"),
             To::Json(out) => write_event(out, &Event::Message { message }),
-            To::Bar(bar) => {
-                bar.suspend(|| writeln!(std::io::stderr(), "{message}"))
-            }
+            To::Bar(bar) => bar.suspend(|| writeln!(std::io::stderr(), "{message}")),
         };
     }
 
@@ -127,7 +125,8 @@ impl Reporter {
             // The first tick comes at once, when there is nothing to tell.
             To::Plain(_) | To::Json(_) if at.elapsed < Duration::from_millis(500) => Ok(()),
             To::Plain(out) => {
-                let percent = if at.total == 0 { 100.0 } else { done as f64 * 100.0 / at.total as f64 };
+                let percent =
+                    if at.total == 0 { 100.0 } else { done as f64 * 100.0 / at.total as f64 };
                 writeln!(
                     out,
                     "{}/{} rows ({percent:.1} %) · {}",

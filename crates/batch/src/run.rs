@@ -2,11 +2,13 @@
 
 mod attempt;
 mod budget;
+mod changes;
 mod dispatch;
 mod echo;
 mod equal;
 mod prepare;
 mod rows;
+mod settle;
 
 use crate::{
     End, Failure, Finished, Job, Order, Surroundings,
@@ -16,7 +18,7 @@ use crate::{
     summary::{Quantiles, Summary, grouped},
 };
 use budget::Budget;
-use dispatch::{Dispatch, Next, State};
+use dispatch::{Dispatch, LOOK, Next, State};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use prepare::{Desk, Prepared};
 use rows::Rows;
@@ -120,6 +122,10 @@ async fn drive(
         if let Some(error) = dispatch.writer.failure() {
             return Err(journal_failed(dispatch.journal, error));
         }
+        if let Some(End::Unreachable(_)) = dispatch.state.stopping {
+            // Those in flight are not being answered either: there is nothing to wait for.
+            return Ok(());
+        }
         let writing = dispatch.is_writing();
         let echoing = dispatch.echo();
         while dispatch.has_room(flight.len()) {
@@ -138,14 +144,8 @@ async fn drive(
             }
         }
         tokio::select! {
+            // What is rare comes first, or a busy upstream would never let it have its turn.
             biased;
-            Some(ended) = flight.next(), if !flight.is_empty() => {
-                dispatch.settle(ended);
-                while let Some(Some(ended)) = flight.next().now_or_never() {
-                    dispatch.settle(ended);
-                }
-            }
-            () = dispatch.writer.moved(), if writing || dispatch.is_writing() => {}
             () = stop.cancelled(), if dispatch.state.stopping.is_none() => {
                 dispatch.stop(End::Interrupted);
             }
@@ -155,6 +155,14 @@ async fn drive(
             () = tick(&mut ticks), if ticks.is_some() => {
                 reporter.show(&snapshot(dispatch, flight.len(), started));
             }
+            Some(ended) = flight.next(), if !flight.is_empty() => {
+                dispatch.settle(ended);
+                while let Some(Some(ended)) = flight.next().now_or_never() {
+                    dispatch.settle(ended);
+                }
+            }
+            () = dispatch.writer.moved(), if writing || dispatch.is_writing() => {}
+            () = tokio::time::sleep(LOOK), if dispatch.is_cold() => {}
             () = tokio::task::yield_now(), if flight.is_empty() => {}
         }
     }

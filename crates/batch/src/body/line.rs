@@ -6,7 +6,7 @@
 //! | `{"messages": […], …}`, or with `prompt` or `input` | a body |
 //! | any other object, and with `--prompt` all but the first two | a row of columns |
 
-use super::{NO_MODEL, Prepared, Recipe, content_fields, is_identifier};
+use super::{NO_MODEL, Prepared, Recipe, content_fields, example};
 use crate::{
     input::{Fault, json},
     order,
@@ -92,7 +92,7 @@ impl Recipe {
             "the line is no request: it has no 'messages', 'prompt', 'input' or 'body'; to make a \
              request of its columns ({}), name them in a template: --prompt '{{{{ {} }}}}'",
             list(&names),
-            names.iter().find(|name| is_identifier(name)).map_or("name", |name| name)
+            example(&names)
         ))
     }
 
@@ -452,7 +452,7 @@ mod tests {
         check(
             o,
             r#"{"custom_id":"a","url":"/v1/chat/completions","body":{"messages":[],"stream":true}}"#,
-            "-: 'stream' is true",
+            "78: 'stream' is true",
         );
         check(o, r#"{"url":"/v1/embeddings","method":"POST"}"#, "-: the field `body` is missing");
         check(o, r#"{"messages":[}"#, "14: the line is not valid JSON");

@@ -136,14 +136,10 @@ pub(crate) fn check(
     operation: Operation,
     body: &str,
 ) -> Result<request::View, Fault> {
-    let at = |param: &str, message: &str| {
-        let mut fault = Fault::new(message);
-        let _ = json::fields(body, |key, raw| {
-            if let (true, Some(line)) = (key.0 == param, line) {
-                fault = Fault::of(line, raw.get(), message);
-            }
-        });
-        fault
+    let at = |param: &str, message: &str| match line {
+        Some(line) => field_in(line, param)
+            .map_or_else(|| Fault::new(message), |raw| Fault::of(line, raw.get(), message)),
+        None => Fault::new(message),
     };
     let view = request::read(operation, body.as_bytes())
         .map_err(|error| at(error.param().unwrap_or_default(), error.message()))?;
@@ -154,4 +150,19 @@ pub(crate) fn check(
         ));
     }
     Ok(view)
+}
+
+/// The field `name` of the body in `line`, where it is written; one that was set is nowhere.
+fn field_in<'a>(line: &'a str, name: &str) -> Option<json::Raw<'a>> {
+    let find = |text: &'a str, name: &str| {
+        let mut found = None;
+        let _ = json::fields(text, |key, raw| {
+            if key.0 == name {
+                found = Some(raw);
+            }
+        });
+        found
+    };
+    let inner = find(line, "body").and_then(|body| find(body.get(), name));
+    inner.or_else(|| find(line, name))
 }

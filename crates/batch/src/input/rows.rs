@@ -167,7 +167,7 @@ impl RowFile {
     /// A row longer than allowed.
     pub(super) fn too_long(&self) -> Fault {
         Fault::new(format!(
-            "the row is longer than {} bytes (the limit is --max-row-bytes)",
+            "the row is longer than {} bytes (the limit is --max-row)",
             self.max_row_bytes
         ))
     }

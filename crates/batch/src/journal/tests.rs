@@ -65,10 +65,8 @@ fn a_tail_torn_at_any_byte_loses_only_its_own_record() {
     for cut in 0..whole.len() {
         std::fs::write(&path, &whole[..cut]).unwrap();
         let (seen, repaired) = indexes(&path);
-        let kept = places
-            .iter()
-            .filter(|place| place.offset + u64::from(place.len) <= cut as u64)
-            .count();
+        let kept =
+            places.iter().filter(|place| place.offset + u64::from(place.len) <= cut as u64).count();
         assert_eq!(seen, (0..kept as u64).collect::<Vec<_>>(), "cut at {cut}");
         let end = places.get(kept).map_or(whole.len() as u64, |place| place.offset);
         let torn = if cut < FILE_HEAD.len() { 0 } else { cut as u64 - end };

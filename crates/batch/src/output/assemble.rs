@@ -90,11 +90,7 @@ fn write_rows(
 }
 
 /// Writes the error file, or removes the one of an earlier run when no row failed.
-fn write_errors(
-    files: &Files,
-    journal: &File,
-    selection: &Selection<'_>,
-) -> Result<u64, Failure> {
+fn write_errors(files: &Files, journal: &File, selection: &Selection<'_>) -> Result<u64, Failure> {
     let mut errors = 0;
     let written = replace(&files.errors, |out| {
         let mut text = Vec::new();

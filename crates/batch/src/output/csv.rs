@@ -70,7 +70,11 @@ impl<W: Write> Table<W> {
     pub(super) fn new(columns: Columns, out: W) -> io::Result<Self> {
         let mut out = csv::WriterBuilder::new().from_writer(out);
         let ours = OURS.iter().map(|name| {
-            if columns.places.contains_key(*name) { format!("batch_{name}") } else { (*name).into() }
+            if columns.places.contains_key(*name) {
+                format!("batch_{name}")
+            } else {
+                (*name).into()
+            }
         });
         out.write_record(columns.names.iter().cloned().chain(ours))?;
         Ok(Self { columns, out, cells: Vec::new() })
@@ -194,7 +198,10 @@ mod tests {
     #[test]
     fn own_columns_come_first() {
         let lines = [
-            line(r#"{"text":"a,b","status":null}"#, r#"{"choices":[{"message":{"content":"x\ny"}}]}"#),
+            line(
+                r#"{"text":"a,b","status":null}"#,
+                r#"{"choices":[{"message":{"content":"x\ny"}}]}"#,
+            ),
             line(r#"{"text":"c","n":1.50}"#, r#"{"data":[{"embedding":[1,2]}]}"#),
         ];
         let mut columns = Columns::default();
@@ -226,10 +233,7 @@ mod tests {
     #[test]
     fn the_answer_is_what_the_model_said() {
         check(r#"{"choices":[{"text":"t"}]}"#, "t");
-        check(
-            r#"{"output":[{"type":"reasoning"},{"content":[{"text":"a"},{"text":"b"}]}]}"#,
-            "ab",
-        );
+        check(r#"{"output":[{"type":"reasoning"},{"content":[{"text":"a"},{"text":"b"}]}]}"#, "ab");
         check(r#"{"score":1}"#, r#"{"score":1}"#);
     }
 }

@@ -60,7 +60,8 @@ impl Budget {
     /// Ends a row: `reserved` is given back, `cost` is spent.
     pub(super) fn settle(&mut self, reserved: f64, cost: f64, output_tokens: Option<u64>) {
         // Sums of floats drift: an idle budget must hold nothing at all.
-        self.reserved = if self.reserved - reserved < 1e-12 { 0.0 } else { self.reserved - reserved };
+        self.reserved =
+            if self.reserved - reserved < 1e-12 { 0.0 } else { self.reserved - reserved };
         self.spent += cost;
         if let Some(tokens) = output_tokens {
             self.outputs.record(tokens);

@@ -1,11 +1,11 @@
-//! Which row goes next, what becomes of one that comes back, and when to stop.
+//! Which row goes next, and when none does.
 //!
 //! One task drives all rows of a job: a future per row in flight, no spawn, no channel. A row holds its
 //! place among those in flight until its record is written, so a kill repeats no more calls than
 //! that.
 
 use super::{
-    attempt::{self, Bad, Ended, Good, Sent, Shared},
+    attempt::{self, Ended, Sent, Shared},
     budget::{Admission, Budget},
     echo::Echo,
     equal::{Equals, Turn},
@@ -15,8 +15,7 @@ use crate::{
     End, Failure, Job,
     input::Input,
     job::{Price, Prices},
-    journal::{Head, Status, Writer, identity},
-    output::{self, Answered, Failed, Outcome, Row},
+    journal::{Status, Writer},
     request::{BadLine, Request, RequestHash},
     summary::Histogram,
 };
@@ -25,7 +24,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tidegate_core::{Kind, Usage};
 use tidegate_wire::request;
 use tokio::time::Instant;
 
@@ -35,17 +33,17 @@ const MOST_IN_FLIGHT: usize = 1024;
 /// Fewest rows handed to the engine when its own limits decide: enough for a limit to grow.
 const FEWEST_IN_FLIGHT: usize = 64;
 
+/// Rows that find out whether anybody answers.
+const FIRST_ROWS: usize = 2;
+
+/// How long an attempt must be in flight to have reached somebody.
+const COLD: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether one has.
+pub(super) const LOOK: Duration = Duration::from_millis(5);
+
 /// How often the engine is asked how much it can use.
 const ASK_ENGINE_EVERY: Duration = Duration::from_millis(50);
-
-/// Rows nobody answered in a row, none ever having been answered, that stop the job.
-const UNREACHABLE_AT_START: usize = 5;
-
-/// Rows nobody answered since the last answer that stop the job.
-const UNREACHABLE_LATER: usize = 64;
-
-/// Rows remembered as having been held once; above it a row nobody answers is an error at once.
-const MOST_HELD: usize = 4096;
 
 /// Equal rows answered between two looks at the calls in flight.
 const ECHOES_AT_ONCE: usize = 256;
@@ -71,22 +69,24 @@ pub(super) struct Dispatch<'a> {
 
 /// What changes as rows go and come.
 pub(super) struct State {
-    cursor: usize,
+    pub(super) cursor: usize,
     /// Rows whose turn comes before those at the cursor.
-    again: VecDeque<u32>,
+    pub(super) again: VecDeque<u32>,
     /// Rows nobody answered: they go again as soon as anybody answers another.
-    held: Vec<u32>,
-    held_before: HashSet<u32>,
-    held_why: String,
-    echoes: VecDeque<Echo>,
+    pub(super) held: Vec<u32>,
+    pub(super) held_before: HashSet<u32>,
+    pub(super) held_why: String,
+    pub(super) echoes: VecDeque<Echo>,
     /// Ends of records that are not written yet.
-    unwritten: VecDeque<u64>,
+    pub(super) unwritten: VecDeque<u64>,
     pub(super) stopping: Option<End>,
     /// A stop that is an error of the user's.
     pub(super) failure: Option<Failure>,
-    model: Option<(Arc<str>, Option<Price>)>,
-    target: usize,
-    asked_at: Option<Instant>,
+    pub(super) model: Option<(Arc<str>, Option<Price>)>,
+    pub(super) target: usize,
+    pub(super) asked_at: Option<Instant>,
+    begun: Option<Instant>,
+    pub(super) is_warm: bool,
     /// Rows that ended in this run.
     pub(super) ended: u64,
     /// Rows answered in this run, by a call.
@@ -109,6 +109,8 @@ impl State {
             model: None,
             target: FEWEST_IN_FLIGHT,
             asked_at: None,
+            begun: None,
+            is_warm: false,
             ended: 0,
             answered: 0,
             latencies: Histogram::new(),
@@ -143,9 +145,30 @@ impl Dispatch<'_> {
 
     /// Rows that may be in flight now.
     pub(super) fn target(&mut self) -> usize {
-        if let Some(fixed) = self.job.concurrency {
-            return fixed.max(1) as usize;
+        let told = self.job.concurrency.map_or_else(|| self.usable(), |n| n.max(1) as usize);
+        if self.is_cold() { told.min(FIRST_ROWS) } else { told }
+    }
+
+    /// Whether it is still open that anybody answers at all.
+    ///
+    /// Where nobody does, a few rows find out within seconds; thousands would wait for each
+    /// other's retries. A slow upstream does not stay cold: an attempt that is still in flight
+    /// after [`COLD`] has reached somebody.
+    pub(super) fn is_cold(&mut self) -> bool {
+        if self.state.is_warm {
+            return false;
         }
+        let begun = *self.state.begun.get_or_insert_with(Instant::now);
+        let upstreams = self.shared.answer.upstreams();
+        let busy = upstreams.iter().any(|one| one.in_flight > 0);
+        // An engine that has been called and shows no upstream does not tell.
+        let silent = upstreams.is_empty() && begun.elapsed() >= LOOK;
+        self.state.is_warm = silent || (busy && begun.elapsed() >= COLD);
+        !self.state.is_warm
+    }
+
+    /// Rows the engine's own limits can use.
+    fn usable(&mut self) -> usize {
         let now = Instant::now();
         if self.state.asked_at.is_none_or(|at| now - at >= ASK_ENGINE_EVERY) {
             self.state.asked_at = Some(now);
@@ -347,233 +370,10 @@ impl Dispatch<'_> {
         }
         true
     }
-
-    /// Takes a row that came back.
-    pub(super) fn settle(&mut self, ended: Ended) {
-        let cost = cost(&ended);
-        let output = ended.usage.filter(|_| ended.result.is_ok()).map(|usage| usage.output);
-        let charged = match (&ended.result, cost) {
-            (_, Some(cost)) => cost,
-            (Ok(_), None) => ended.sent.reserved,
-            (Err(_), None) => 0.0,
-        };
-        self.budget.settle(ended.sent.reserved, charged, output);
-        if let Err(bad) = &ended.result
-            && !self.is_final(&ended, bad)
-        {
-            if let Some(group) = ended.sent.group {
-                self.equals.set(group, Turn::Open);
-            }
-            return;
-        }
-        self.end_called(&ended, cost);
-        if ended.result.is_ok() {
-            self.state.answered += 1;
-            self.state.latencies.record(ended.latency.as_micros() as u64);
-            self.release_held();
-        }
-        if let Some(group) = ended.sent.group {
-            self.settle_group(group, ended);
-        }
-        let tally = &self.rows.tally;
-        if let Some(most) = self.job.max_errors
-            && tally.failed > 0
-            && most.reached(tally.failed, tally.failed + tally.ok)
-        {
-            self.stop(End::Errors);
-        }
-    }
-
-    /// Whether a failed row stays failed. One that says something about the job, or that was cut
-    /// off by the job's own end, is called again: now, or by the next run.
-    fn is_final(&mut self, ended: &Ended, bad: &Bad) -> bool {
-        let row = ended.sent.row;
-        match bad.kind {
-            Some(Kind::UpstreamCredential | Kind::Unauthenticated) => {
-                self.stop(End::Refused(format!(
-                    "the upstream refuses the credential ({}); put a valid key into the variable \
-                     named by --api-key-env (default OPENAI_API_KEY)",
-                    bad.message
-                )));
-                false
-            }
-            Some(Kind::UpstreamQuota) => {
-                self.stop(End::Refused(format!(
-                    "the account at the upstream is out of quota ({}); add credit or use another \
-                     key",
-                    bad.message
-                )));
-                false
-            }
-            Some(Kind::Unavailable) if !self.state.held_before.contains(&row) => {
-                self.hold(row, &bad.message)
-            }
-            // The engine itself is stopping.
-            Some(Kind::Cancelled) if self.state.stopping.is_some() => false,
-            Some(Kind::DeadlineExceeded | Kind::UpstreamTimeout(_))
-                if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) =>
-            {
-                self.stop(End::Deadline);
-                false
-            }
-            _ => true,
-        }
-    }
-
-    /// Keeps a row nobody answered for later; `true` when it is to be an error instead.
-    fn hold(&mut self, row: u32, why: &str) -> bool {
-        if self.state.held_before.len() + self.state.held.len() >= MOST_HELD {
-            return true;
-        }
-        self.state.held.push(row);
-        why.clone_into(&mut self.state.held_why);
-        let enough =
-            if self.state.answered == 0 { UNREACHABLE_AT_START } else { UNREACHABLE_LATER };
-        if self.state.held.len() >= enough {
-            self.stop(End::Unreachable(why.to_owned()));
-        }
-        false
-    }
-
-    fn release_held(&mut self) {
-        self.state.held_before.extend(&self.state.held);
-        self.state.again.extend(self.state.held.drain(..));
-    }
-
-    /// Passes the answer of a row on to its equals, or their turn to the next of them.
-    fn settle_group(&mut self, group: u32, ended: Ended) {
-        let shares = match &ended.result {
-            Ok(_) => true,
-            // The same request would be refused the same way.
-            Err(bad) => bad.class == "caller",
-        };
-        if shares {
-            self.equals.set(group, Turn::Answered);
-            self.state.echoes.push_back(Echo::of(group, ended));
-            return;
-        }
-        self.equals.set(group, Turn::Open);
-        let rows = &self.rows;
-        let next = self.equals.members(group).iter().find(|row| rows.ended(**row).is_none());
-        self.state.again.extend(next);
-    }
-
-    fn end_called(&mut self, ended: &Ended, cost: Option<f64>) {
-        let request = &ended.sent.request;
-        let row = Row {
-            index: request.index,
-            custom_id: request.custom_id.as_deref(),
-            columns: request.columns.as_deref(),
-            model: Some(&ended.sent.model),
-            attempts: ended.attempts,
-            latency_ms: Some(ended.latency.as_millis() as u64),
-            cached: false,
-            usage: ended.usage,
-            cost,
-            outcome: outcome(&ended.result),
-        };
-        self.end(ended.sent.row, request.hash, &row);
-    }
-
-    fn end_echo(&mut self, at: u32, request: &Request, echo: &Echo) {
-        let row = Row {
-            index: request.index,
-            custom_id: request.custom_id.as_deref(),
-            columns: request.columns.as_deref(),
-            model: echo.model.as_deref(),
-            attempts: 0,
-            latency_ms: None,
-            cached: true,
-            usage: None,
-            cost: Some(0.0),
-            outcome: outcome(&echo.result),
-        };
-        self.end(at, request.hash, &row);
-    }
-
-    fn end_bad(&mut self, at: u32, bad: &BadLine) {
-        let place = bad.column.map_or_else(String::new, |column| format!(", column {column}"));
-        let message = format!("line {}{place}: {}", bad.line, bad.message);
-        let row = Row {
-            index: bad.index,
-            custom_id: bad.custom_id.as_deref(),
-            columns: None,
-            model: None,
-            attempts: 0,
-            latency_ms: None,
-            cached: false,
-            usage: None,
-            cost: Some(0.0),
-            outcome: Outcome::Failed(Failed {
-                code: "invalid_row",
-                message: &message,
-                class: "invalid",
-                retryable: false,
-                answer: None,
-            }),
-        };
-        self.end(at, INVALID, &row);
-    }
-
-    /// Journals a row.
-    fn end(&mut self, at: u32, hash: RequestHash, row: &Row<'_>) {
-        let (status, class) = match &row.outcome {
-            Outcome::Ok(_) => (Status::Ok, None),
-            Outcome::Failed(failed) | Outcome::Skipped(failed) => {
-                (Status::Failed, Some(failed.class))
-            }
-        };
-        let head = Head {
-            index: row.index,
-            hash,
-            custom_id: identity(row.custom_id),
-            status,
-            cached: row.cached,
-            attempts: row.attempts,
-            usage: row.usage.unwrap_or_default(),
-            cost: row.cost,
-        };
-        let place = self.writer.append(&head, |out| output::encode(row, out));
-        self.rows.record(at, place, &head, class);
-        self.state.unwritten.push_back(place.offset + u64::from(place.len));
-        self.state.ended += 1;
-    }
 }
 
 /// Stands for the hash of a row that is no request.
 pub(super) const INVALID: RequestHash = RequestHash([0; 16]);
-
-/// What a row's tokens cost; `None` when that is not known.
-fn cost(ended: &Ended) -> Option<f64> {
-    match (ended.usage, ended.price()) {
-        (Some(Usage { input, output, .. }), Some(price)) => Some(price.of(input, output)),
-        (None, _) if ended.result.is_err() => Some(0.0),
-        (Some(_) | None, _) => None,
-    }
-}
-
-impl Ended {
-    const fn price(&self) -> Option<Price> {
-        self.sent.price
-    }
-}
-
-fn outcome(result: &Result<Good, Bad>) -> Outcome<'_> {
-    match result {
-        Ok(good) => Outcome::Ok(Answered {
-            status: good.status,
-            request_id: good.request_id.as_deref(),
-            body: &good.body,
-        }),
-        Err(bad) => Outcome::Failed(Failed {
-            code: bad.code,
-            message: &bad.message,
-            class: bad.class,
-            retryable: bad.retryable,
-            answer: bad.answer.as_ref().map(|(status, body)| (*status, &body[..])),
-        }),
-    }
-}
 
 fn unpriced(model: &str) -> String {
     format!(

@@ -1,7 +1,10 @@
 //! An answer on its way to the rows equal to the one that was called.
 
 use super::attempt::{Bad, Ended, Good};
-use crate::{journal::{Place, Window}, output};
+use crate::{
+    journal::{Place, Window},
+    output,
+};
 use bytes::Bytes;
 use std::{fs::File, io, path::Path, sync::Arc};
 

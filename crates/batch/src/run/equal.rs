@@ -87,7 +87,8 @@ mod tests {
     #[test]
     fn only_rows_that_occur_twice_are_kept() {
         let hashes = [7, 8, 7, 9, 7, 8];
-        let equals = Equals::find(&[5, 4, 3, 2, 1, 0], |row| RequestHash([hashes[row as usize]; 16]));
+        let equals =
+            Equals::find(&[5, 4, 3, 2, 1, 0], |row| RequestHash([hashes[row as usize]; 16]));
         let group = equals.group(0).unwrap();
         assert_eq!(equals.members(group), [4, 2, 0]);
         assert_eq!(equals.group(2), Some(group));

@@ -1,16 +1,12 @@
 //! Before the first call: the files are ours, the input is sound, and what an earlier run has
 //! done is known.
 
-use super::{
-    dispatch::INVALID,
-    equal::Equals,
-    rows::{Known, Rows},
-};
+use super::{changes::match_rows, equal::Equals, rows::Rows};
 use crate::{
     Failure, Files, Job, Manifest, Order, Written,
     input::Input,
     job::Confirm,
-    journal::{Repaired, Status, identity},
+    journal::Repaired,
     lock::Lock,
     manifest::{now_ms, options_hash},
     output::{self, Assembled, Failed, Outcome, Row, Selection},
@@ -23,9 +19,6 @@ use std::{
     fs::{self, File},
     path::PathBuf,
 };
-
-/// Rows of each kind of change that are named; all are counted.
-const MOST_NAMED: usize = 20;
 
 /// A job ready to run.
 pub(super) struct Prepared {
@@ -249,15 +242,20 @@ fn bad_lines(input: &Input) -> Failure {
         grouped(bad.total),
         grouped(input.rows())
     );
-    for line in &bad.shown {
-        text += &format!("\n  line {}", line.line);
-        if let Some(column) = line.column {
+    // A wrong flag spoils every row in the same way: that is said once.
+    for alike in bad.shown.chunk_by(|a, b| a.message == b.message && a.column == b.column) {
+        let (first, last) = (&alike[0], &alike[alike.len() - 1]);
+        text += &match alike.len() {
+            1 => format!("\n  line {}", first.line),
+            _ => format!("\n  lines {} to {}", first.line, last.line),
+        };
+        if let Some(column) = first.column {
             text += &format!(", column {column}");
         }
-        if let Some(id) = &line.custom_id {
+        if let (1, Some(id)) = (alike.len(), &first.custom_id) {
             text += &format!(" ({id})");
         }
-        text += &format!(": {}", line.message);
+        text += &format!(": {}", first.message);
     }
     let more = bad.total - bad.shown.len() as u64;
     if more > 0 {
@@ -296,7 +294,10 @@ fn manifest(
         tool: concat!("tidegate ", env!("CARGO_PKG_VERSION")).into(),
         job: earlier.map_or_else(|| format!("{:08x}", rand::random::<u32>()), |e| e.job.clone()),
         input: job.input.path.to_string_lossy().into_owned(),
-        input_bytes: fs::metadata(&job.input.path).ok().filter(fs::Metadata::is_file).map(|f| f.len()),
+        input_bytes: fs::metadata(&job.input.path)
+            .ok()
+            .filter(fs::Metadata::is_file)
+            .map(|f| f.len()),
         kind: format!("{:?}", input.kind()).to_lowercase(),
         rows: input.rows(),
         selected,
@@ -326,94 +327,5 @@ fn tell_repairs(repaired: Repaired, reporter: &mut Reporter) {
             "the journal is damaged: {damaged_bytes} bytes were skipped, and the rows they held \
              run again. Check the disk"
         ));
-    }
-}
-
-/// How the input differs from what the journal answered.
-#[derive(Default)]
-struct Changes {
-    changed: u64,
-    /// Of them, rows that had been answered.
-    paid: u64,
-    named: Vec<u32>,
-}
-
-/// Lets the records stand whose rows are still the same.
-fn match_rows(input: &Input, rows: &mut Rows, order: &[u32]) -> Changes {
-    let mut changes = Changes::default();
-    for &row in order {
-        let index = u64::from(row);
-        let hash = input.hash(index).unwrap_or(INVALID);
-        let custom_id = || match hash == INVALID {
-            true => identity(input.is_bad(index).and_then(|bad| bad.custom_id).as_deref()),
-            false => identity(input.custom_id(index).as_deref()),
-        };
-        match rows.known(row, hash, custom_id) {
-            Known::New => {}
-            Known::Done(_) => rows.accept(row),
-            Known::Changed(status) => {
-                changes.changed += 1;
-                changes.paid += u64::from(status == Status::Ok);
-                if changes.named.len() < MOST_NAMED {
-                    changes.named.push(row);
-                }
-            }
-        }
-    }
-    changes
-}
-
-impl Changes {
-    fn tell(
-        &self,
-        job: &Job,
-        input: &Input,
-        earlier: Option<&Manifest>,
-        rows: &Rows,
-        reporter: &mut Reporter,
-    ) {
-        if self.changed > 0 {
-            let mut lines: Vec<_> =
-                self.named.iter().map(|row| input.line(u64::from(*row)).to_string()).collect();
-            if self.changed > lines.len() as u64 {
-                lines.push("…".into());
-            }
-            reporter.note(&format!(
-                "{} rows changed since they were answered and are called again: lines {}",
-                grouped(self.changed),
-                lines.join(", ")
-            ));
-        }
-        let partial = job.input.limit.is_some() || job.input.sample.is_some();
-        if partial {
-            return;
-        }
-        if rows.removed > 0 {
-            reporter.note(&format!(
-                "{} rows answered earlier are no longer in the input, and not in the output",
-                grouped(rows.removed)
-            ));
-        }
-        if let Some(earlier) = earlier
-            && !earlier.partial
-            && input.rows() > earlier.rows
-        {
-            let added = input.rows() - earlier.rows;
-            reporter.note(&format!("{} rows were added to the input", grouped(added)));
-        }
-    }
-
-    /// Asks before rows that were paid for are paid for again.
-    fn ask(&self, confirm: Option<&Confirm>) -> Result<(), Failure> {
-        let question = format!(
-            "{} rows were answered before with another request. Call them again?",
-            grouped(self.paid)
-        );
-        if self.paid == 0 || confirm.is_none_or(|confirm| confirm(&question)) {
-            return Ok(());
-        }
-        Err(Failure::Usage(
-            "nothing was called; write to another output with -o to keep both answers".into(),
-        ))
     }
 }

@@ -9,11 +9,7 @@ use crate::{
     output,
     request::RequestHash,
 };
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs::File, path::Path};
 use tidegate_core::Usage;
 
 /// The journal in memory.

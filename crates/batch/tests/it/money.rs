@@ -16,7 +16,7 @@ async fn the_budget_stops_the_job_and_counts_earlier_runs() {
     let finished = bench.run(job(1000.0), &stub).await.unwrap();
     assert_eq!((finished.exit_code(), &finished.end), (5, &End::Budget));
     let spent = finished.summary.cost.unwrap();
-    assert!(spent <= 1000.0 && spent >= 800.0, "{spent}");
+    assert!((800.0..=1000.0).contains(&spent), "{spent}");
     assert_eq!(spent, 5.0 * stub.count() as f64);
 
     let calls = stub.count();

@@ -125,7 +125,10 @@ async fn an_answer_that_breaks_the_schema_is_asked_for_again() {
     let rows = bench.rows("data.out.jsonl");
     assert_eq!((&rows[0]["attempts"], &rows[1]["attempts"]), (&2.into(), &2.into()));
     assert_eq!(rows[0]["usage"]["output_tokens"], 4);
-    assert_eq!((&rows[2]["attempts"], &rows[2]["error"]["class"]), (&3.into(), &"bad_output".into()));
+    assert_eq!(
+        (&rows[2]["attempts"], &rows[2]["error"]["class"]),
+        (&3.into(), &"bad_output".into())
+    );
     assert_eq!(finished.summary.attempts, 7);
 }
 

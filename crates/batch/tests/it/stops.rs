@@ -2,7 +2,7 @@
 
 use crate::{
     invariants::check,
-    stub::{Bench, Step},
+    stub::{Bench, Step, upstream},
 };
 use std::time::Duration;
 use tidegate_batch::{End, MaxErrors};
@@ -52,6 +52,24 @@ async fn nobody_answers() {
         assert_eq!(finished.summary.failed, 0);
         goes_on(&mut bench, rows).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_rows_find_out_whether_anybody_answers() {
+    let bench = Bench::lines(50);
+    let stub = bench.stub(|_, _| Step::Fail(Kind::Unavailable));
+    *stub.tells.lock().unwrap() = vec![upstream(0)];
+    assert_eq!(bench.run(bench.job(), &stub).await.unwrap().exit_code(), 6);
+    assert_eq!(stub.count(), 2);
+
+    // An attempt that stays in flight has reached somebody: the others follow before its answer.
+    let stub = bench.stub(|prompt, _| match prompt {
+        "p0" | "p1" => Step::Hang,
+        _ => Step::Echo,
+    });
+    *stub.tells.lock().unwrap() = vec![upstream(2)];
+    let finished = bench.run(bench.job(), &stub).await.unwrap();
+    assert_eq!((finished.summary.ok, finished.summary.failed), (48, 2));
 }
 
 #[tokio::test(start_paused = true)]

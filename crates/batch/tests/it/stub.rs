@@ -11,8 +11,8 @@ use std::{
 use tempfile::TempDir;
 use tidegate_batch::{Failure, Finished, InputOptions, Job, Price, Progress, Surroundings, run};
 use tidegate_core::{
-    Answer, Body, BoxFuture, Call, ContentType, Error, Kind, ModelInfo, Origin, RateLimits, Reply,
-    Result, Served, Tenant, UpstreamState, Usage,
+    Answer, Body, BoundBy, BoxFuture, Call, ContentType, Error, Kind, ModelInfo, Origin,
+    RateLimits, Reply, Result, Served, Tenant, UpstreamState, Usage,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,8 @@ type Script = dyn Fn(&str, u32) -> Step + Send + Sync;
 pub(crate) struct Stub {
     script: Box<Script>,
     delay: Duration,
+    /// What the engine tells of its upstreams.
+    pub(crate) tells: Mutex<Vec<UpstreamState>>,
     seen: Mutex<HashMap<String, u32>>,
     /// Prompts in the order they were called.
     pub(crate) calls: Mutex<Vec<String>>,
@@ -106,7 +108,23 @@ impl Answer for Stub {
     }
 
     fn upstreams(&self) -> Vec<UpstreamState> {
-        Vec::new()
+        self.tells.lock().unwrap().clone()
+    }
+}
+
+/// An upstream with so many attempts in flight and room for more.
+pub(crate) fn upstream(in_flight: u32) -> UpstreamState {
+    UpstreamState {
+        upstream: "stub".into(),
+        model: "m".into(),
+        concurrency: 100,
+        in_flight,
+        waiting: 0,
+        requests_per_second: None,
+        shut_for: Duration::ZERO,
+        bound_by: BoundBy::Nothing,
+        attempts: 0,
+        refusals: 0,
     }
 }
 
@@ -160,6 +178,7 @@ impl Bench {
         Arc::new(Stub {
             script: Box::new(script),
             delay: self.delay,
+            tells: Mutex::default(),
             seen: Mutex::default(),
             calls: Mutex::default(),
         })
