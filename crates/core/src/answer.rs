@@ -76,10 +76,38 @@ pub struct UpstreamState {
     pub shut_for: Duration,
     /// What holds back the next call.
     pub bound_by: BoundBy,
+    /// What its breaker is doing.
+    pub breaker: BreakerState,
+    /// Share of its usual traffic it gets, from 0 (open) over a slow start to 1.
+    pub share: f64,
+    /// Smoothed first-token time (whole-answer time of unary calls), failures counted as slow.
+    pub latency: Duration,
     /// Attempts sent so far.
     pub attempts: u64,
     /// Capacity refusals (429, 503, 529) so far.
     pub refusals: u64,
+}
+
+/// What a breaker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Attempts pass.
+    Closed,
+    /// Attempts are refused.
+    Open,
+    /// Only probes pass, one at a time.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// The word used in logs, metrics and the admin API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        }
+    }
 }
 
 /// What holds back the next call of an upstream.
@@ -89,6 +117,8 @@ pub enum BoundBy {
     Nothing,
     /// The concurrency limit.
     Concurrency,
+    /// The breaker: the upstream keeps failing.
+    Breaker,
     /// A told requests-per-minute or -second rate.
     Requests,
     /// A told tokens-per-minute rate.

@@ -2,6 +2,7 @@
 
 use crate::{
     flow::Flow,
+    gate::{Breakers, Permit},
     route::{Route, Target},
     settle::Settlement,
 };
@@ -16,19 +17,28 @@ pub(crate) struct Tries {
     pub(crate) sent: u32,
     /// Attempts that count against the retry policy.
     pub(crate) counted: u32,
-    /// One bit per target; targets beyond the 64th are never avoided.
+    /// One bit per target.
     tried: u64,
 }
 
 impl Tries {
+    /// Targets a model may have: each has its bit.
+    pub(crate) const MAX_TARGETS: usize = 64;
+
     pub(crate) const fn was_tried(&self, position: usize) -> bool {
-        position < 64 && self.tried & (1 << position) != 0
+        self.tried & (1 << position) != 0
     }
 
-    const fn mark(&mut self, position: usize) {
-        if position < 64 {
-            self.tried |= 1 << position;
-        }
+    pub(crate) const fn mark(&mut self, position: usize) {
+        self.tried |= 1 << position;
+    }
+}
+
+impl Tries {
+    /// On to another model: its targets are all untried.
+    pub(crate) const fn elsewhere(&mut self) {
+        self.tried = 0;
+        self.counted = 0;
     }
 }
 
@@ -37,33 +47,66 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// `wait` after `from`. A wait without end, as `Duration::MAX` is, ends in a century.
+pub(crate) fn later(from: Instant, wait: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    from + wait.min(CENTURY)
+}
+
 impl Target {
-    /// Sends one attempt and returns its reply at the first token, or its classified failure.
+    /// Waits at the gate, sends one attempt and returns its reply at the first token, or its
+    /// classified failure.
     pub(crate) async fn attempt(
         &self,
         call: &Call,
         route: &Route,
+        breakers: Breakers,
         tries: &mut Tries,
         settlement: &mut Settlement,
     ) -> Result<Reply> {
+        let permit = self.enter(call, route, breakers, tries, settlement).await?;
+        let sent = permit.sent();
+        let result = self.send(call, route, permit, tries.sent).await;
+        settlement.attempt_ended(sent);
+        result
+    }
+
+    /// Waits at the gate for the right to send the next attempt.
+    pub(crate) async fn enter(
+        &self,
+        call: &Call,
+        route: &Route,
+        breakers: Breakers,
+        tries: &mut Tries,
+        settlement: &mut Settlement,
+    ) -> Result<Permit> {
         tries.mark(route.position(self));
-        let permit = self.gate.enter(call, tries.sent + 1).await?;
+        let permit = self.gate.enter(call, tries.sent + 1, &route.timeouts, breakers).await?;
+        debug_assert!(permit.sent() < call.deadline, "no attempt starts after the deadline");
         tries.sent += 1;
         settlement.attempt(self, tries.sent);
+        Ok(permit)
+    }
 
-        let clocks = Clocks::start(call, route, self, permit.sent());
+    /// Sends the attempt `number` within its clocks, and teaches the gate how it went.
+    pub(crate) async fn send(
+        &self,
+        call: &Call,
+        route: &Route,
+        mut permit: Permit,
+        number: u32,
+    ) -> Result<Reply> {
+        let clocks = Clocks::start(call, route.timeouts.total, &permit);
         let attempt = Attempt {
             call,
             model: &self.model,
-            number: tries.sent,
-            connect_timeout: route.timeouts.connect,
+            number,
+            connect_timeout: route.timeouts.connect.min(clocks.end - permit.sent()),
             deadline: clocks.end,
         };
         let sent = timeout_at(clocks.first_token.into(), self.provider.send(attempt)).await;
         let result = sent.unwrap_or_else(|_| Err(clocks.ran_out(call, self)));
-
         permit.report(call, &result);
-        settlement.attempt_ended(permit.sent());
         // From here on the permit rides on the body, and nothing is attempted again.
         result
             .map(|reply| Flow::wrap(reply, permit, route.timeouts.idle, clocks.end, call.deadline))
@@ -78,10 +121,9 @@ struct Clocks {
 }
 
 impl Clocks {
-    fn start(call: &Call, route: &Route, target: &Target, sent: Instant) -> Self {
-        let total = route.timeouts.total;
-        let end = call.deadline.min(sent + total);
-        let first_token = end.min(sent + target.gate.first_token(call, &route.timeouts));
+    fn start(call: &Call, total: Duration, permit: &Permit) -> Self {
+        let end = call.deadline.min(later(permit.sent(), total));
+        let first_token = end.min(later(permit.sent(), permit.first_token()));
         Self { first_token, end, total }
     }
 

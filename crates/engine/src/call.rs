@@ -4,7 +4,8 @@ use crate::{
     Parts, PartsError, Records,
     admit::Admission,
     attempt::{self, Tries},
-    route::{Route, Routes},
+    hedge,
+    route::{Pick, Route, Routes},
     settle::Settlement,
 };
 use parking_lot::Mutex;
@@ -14,7 +15,7 @@ use tidegate_core::{
     Answer, BoxFuture, Call, Class, Error, Kind, ModelInfo, Origin, Patience, Reply, Result, Retry,
     Store, Tenant, UpstreamState,
 };
-use tidegate_policy::retry;
+use tidegate_policy::retry::{self, Place};
 use tokio::time::{Instant, sleep};
 
 /// Answers calls. Cheap to share; every front holds the same one.
@@ -50,53 +51,82 @@ impl Engine {
     async fn answer(&self, call: &Call, settlement: &mut Settlement) -> Result<Reply> {
         let route = self.routes.find(call)?;
         settlement.hold(self.admission.admit(call)?);
-        self.attempts(call, &route, settlement).await
+        let mut tries = Tries::default();
+        let mut result = self.attempts(call, &route, &mut tries, settlement).await;
+        for fallback in route.fallback.iter().filter_map(|model| self.routes.named(model)) {
+            match &result {
+                Err(error) if may_fall_back(error, call, &fallback, &tries) => {}
+                _ => break,
+            }
+            tries.elsewhere();
+            result = self.attempts(call, &fallback, &mut tries, settlement).await;
+        }
+        result
     }
 
-    /// Attempts until one succeeds, the policy says stop, or the deadline passes.
+    /// Attempts at one model's targets until one succeeds, the policy says stop, or the deadline
+    /// passes.
     async fn attempts(
         &self,
         call: &Call,
         route: &Route,
+        tries: &mut Tries,
         settlement: &mut Settlement,
     ) -> Result<Reply> {
-        let mut tries = Tries::default();
+        let roll = || self.roll();
+        let mut pick = route.pick(call, tries, roll).ok_or_else(|| no_target(call))?;
         loop {
-            let Some(target) = route.pick(&tries, || self.roll()) else {
-                return Err(no_target(call));
+            let attempted = if tries.sent == 0 {
+                hedge::first_attempt(call, route, pick, tries, settlement, roll).await
+            } else {
+                pick.target.attempt(call, route, pick.breakers, tries, settlement).await
             };
-            let error = match target.attempt(call, route, &mut tries, settlement).await {
+            let error = match attempted {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            let left = call.deadline.saturating_duration_since(attempt::now());
-            if call.patience == Patience::Free
-                && error.class() == Class::Capacity
-                && !left.is_zero()
-            {
-                // Costs no attempt: the gate, which this refusal has shut, is the wait.
-                continue;
-            }
-            tries.counted += 1;
-            let wait = match self.retry.next(
-                tries.counted,
-                &error,
-                route.next_place(&tries),
-                left,
-                self.roll(),
-            ) {
-                _ if refused_by_every_gate(&error, route, &tries) => {
-                    return Err(spent(error, &tries, &target.upstream));
+            let failed = pick;
+            pick = route.pick(call, tries, roll).unwrap_or(failed);
+            match self.after(&error, call, route, tries) {
+                After::Stop => return Err(spent(error, tries, &failed.target.upstream)),
+                After::Move => {}
+                After::Retry { wait, patience } => {
+                    let Some(allowed) = afford(pick, failed, &error, wait, patience).await else {
+                        return Err(spent(error, tries, &failed.target.upstream));
+                    };
+                    pick = allowed;
+                    sleep(wait).await;
                 }
-                retry::Next::Again(wait) => wait,
-                retry::Next::Stop => return Err(spent(error, &tries, &target.upstream)),
-            };
-            // A caller does not wait for the retry budget; a batch row does.
-            let patience = if call.patience == Patience::Free { left } else { Duration::ZERO };
-            if !target.gate.may_retry(patience).await {
-                return Err(spent(error, &tries, &target.upstream));
             }
-            sleep(wait).await;
+        }
+    }
+
+    /// Decides how a call goes on after `error`.
+    fn after(&self, error: &Error, call: &Call, route: &Route, tries: &mut Tries) -> After {
+        let place = route.next_place(tries);
+        if error.origin() == Origin::Gateway && error.retry() == Retry::Unsent {
+            // The target's gate refused: nothing was sent, so nothing is counted. A first attempt
+            // is still one elsewhere; a retry was paid for here and is paid for again there.
+            return match place {
+                Place::Same => After::Stop,
+                Place::Elsewhere if tries.sent == 0 => After::Move,
+                Place::Elsewhere => After::Retry { wait: Duration::ZERO, patience: Duration::ZERO },
+            };
+        }
+        let left = call.deadline.saturating_duration_since(attempt::now());
+        let patient = call.patience == Patience::Free;
+        if patient && error.class() == Class::Capacity && !left.is_zero() {
+            // Costs no attempt: the gate, which this refusal has shut, is the wait.
+            return After::Move;
+        }
+        tries.counted += 1;
+        match self.retry.next(tries.counted, error, place, left, self.roll()) {
+            retry::Next::Stop => After::Stop,
+            retry::Next::Again(wait) => {
+                // A caller does not wait for the retry budget; a batch row does.
+                let patience = if patient { left.saturating_sub(wait) } else { Duration::ZERO };
+                After::Retry { wait, patience }
+            }
         }
     }
 
@@ -150,9 +180,48 @@ impl Answer for Engine {
     }
 }
 
-/// Whether no upstream was asked at all: every target's gate refused before an attempt left.
-fn refused_by_every_gate(error: &Error, route: &Route, tries: &Tries) -> bool {
-    error.kind() == Kind::Overloaded && (0..route.targets.len()).all(|n| tries.was_tried(n))
+/// Where the retry budget lets a call go on: to `next`, or back to the `failed` target.
+///
+/// The budget protects the one who gets the attempt. A small target beside a large one has
+/// earned little, and must not cost the large one its own retries.
+async fn afford<'r>(
+    next: Pick<'r>,
+    failed: Pick<'r>,
+    error: &Error,
+    wait: Duration,
+    patience: Duration,
+) -> Option<Pick<'r>> {
+    if next.target.gate.may_retry(Duration::ZERO).await {
+        return Some(next);
+    }
+    // After a capacity refusal the gate waits as long as was asked; nothing else does.
+    let asked = error.class() != Class::Capacity
+        && matches!(error.retry(), Retry::After(asked) if asked > wait);
+    (!asked && failed.target.gate.may_retry(patience).await).then_some(failed)
+}
+
+/// How a call goes on after a failure.
+enum After {
+    /// Not at all.
+    Stop,
+    /// At once, at the next target's gate.
+    Move,
+    /// After `wait`, when the budget has a retry within `patience`.
+    Retry { wait: Duration, patience: Duration },
+}
+
+/// Whether another model may answer instead: the failure is not the caller's, there is time, and
+/// the other's budget has an attempt, if any was spent here.
+fn may_fall_back(error: &Error, call: &Call, fallback: &Route, tries: &Tries) -> bool {
+    let helps = match error.class() {
+        Class::Capacity | Class::Fault | Class::Credential | Class::Quota => true,
+        Class::Timeout => error.kind() != Kind::DeadlineExceeded,
+        Class::Refused => error.kind() == Kind::Overloaded,
+        Class::Caller | Class::Cancelled => false,
+    };
+    let affordable =
+        || tries.sent == 0 || fallback.targets.iter().any(|target| target.gate.may_retry_now());
+    helps && attempt::now() < call.deadline && affordable()
 }
 
 /// Stamps an error with what was tried: nobody above tries again.

@@ -1,6 +1,9 @@
 //! A reply's body on its way to the caller: its clocks run, its usage is read, its slot is held.
 
-use crate::{attempt::now, gate::Permit};
+use crate::{
+    attempt::{later, now},
+    gate::Permit,
+};
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
 use std::{
@@ -9,7 +12,7 @@ use std::{
     task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tidegate_core::{BoxStream, Clock, Error, Kind, Meter, Origin, Reply, Result};
+use tidegate_core::{BoxStream, Clock, Error, Kind, Meter, Origin, Reply, Result, Usage};
 use tokio::time::{Sleep, sleep_until};
 
 /// A streamed body between provider and settlement.
@@ -34,16 +37,24 @@ impl Flow {
     ) -> Reply {
         if reply.body.as_whole().is_some() {
             if let Some(usage) = reply.usage {
-                permit.settle(usage);
+                permit.used(usage.total());
             }
             return reply;
         }
         let meter = reply.meter.clone();
         reply.body = reply.body.map_stream(|stream| {
-            let clock = Box::pin(sleep_until((now() + idle).min(end).into()));
+            let clock = Box::pin(sleep_until(later(now(), idle).min(end).into()));
             Self { stream, permit, meter, idle, end, deadline, clock }
         });
         reply
+    }
+
+    /// Ends the body with the clock that ran out.
+    fn cut(&mut self) -> Poll<Option<Result<Bytes>>> {
+        let error = self.ran_out();
+        // The upstream is let go at once, not when the caller has read the error.
+        self.stream = futures_util::stream::empty().boxed();
+        Poll::Ready(Some(Err(error)))
     }
 
     fn ran_out(&self) -> Error {
@@ -67,17 +78,19 @@ impl Stream for Flow {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.stream.poll_next_unpin(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
-                let next = (now() + self.idle).min(self.end);
+                let now = now();
+                if now >= self.end {
+                    // A quick upstream and a slow reader never let the clock be asked.
+                    return self.cut();
+                }
+                let next = later(now, self.idle).min(self.end);
                 self.clock.as_mut().reset(next.into());
                 Poll::Ready(Some(Ok(chunk)))
             }
             Poll::Ready(ended) => Poll::Ready(ended),
             Poll::Pending => {
                 std::task::ready!(self.clock.poll_unpin(cx));
-                let error = self.ran_out();
-                // The upstream is let go at once, not when the caller has read the error.
-                self.stream = futures_util::stream::empty().boxed();
-                Poll::Ready(Some(Err(error)))
+                self.cut()
             }
         }
     }
@@ -85,8 +98,11 @@ impl Stream for Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        if let Some(usage) = self.meter.as_ref().and_then(|meter| meter.usage()) {
-            self.permit.settle(usage);
+        if let Some(meter) = &self.meter {
+            // Cut off before its usage was told, an answer is worth what has passed of it.
+            let passed = || self.permit.input_tokens().saturating_add(meter.chunks());
+            let used = meter.usage().map_or_else(passed, Usage::total);
+            self.permit.used(used);
         }
     }
 }

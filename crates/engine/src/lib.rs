@@ -8,6 +8,7 @@ mod attempt;
 mod call;
 mod flow;
 mod gate;
+mod hedge;
 mod parts;
 mod route;
 mod settle;

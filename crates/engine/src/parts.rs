@@ -3,7 +3,7 @@
 use crate::Records;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 use tidegate_core::{Limits, Provider, Store};
-use tidegate_policy::{concurrency, pacer, retry, retry_budget, timeout};
+use tidegate_policy::{balance, breaker, concurrency, hedge, pacer, retry, retry_budget, timeout};
 
 /// Everything an [`crate::Engine`] needs, built and ready.
 pub struct Parts {
@@ -23,6 +23,8 @@ pub struct Parts {
     pub retry: retry::Options,
     /// How many attempts beyond the first an upstream may get.
     pub retry_budget: retry_budget::Options,
+    /// When an upstream that keeps failing is left alone.
+    pub breaker: breaker::Options,
     /// Where the record of each ended call goes.
     pub records: Option<Records>,
     /// Seed of the engine's chance: jitter and weighted picks.
@@ -47,6 +49,12 @@ pub struct Model {
     pub targets: Vec<Target>,
     /// Its clocks.
     pub timeouts: timeout::Options,
+    /// How its attempts are spread over its targets.
+    pub balance: balance::Options,
+    /// When a second attempt starts while the first still thinks.
+    pub hedge: hedge::Options,
+    /// Models that answer when all targets are spent, in order.
+    pub fallback: Vec<Arc<str>>,
 }
 
 /// An upstream, that upstream's own model name, and a weight.

@@ -1,14 +1,24 @@
 //! Routing: model → targets, and which of them takes the next attempt.
 
-use crate::{Parts, PartsError, Upstream, attempt::Tries, gate::Gate};
-use parking_lot::RwLock;
+use crate::{
+    Model, Parts, PartsError, Upstream,
+    attempt::{Tries, now},
+    gate::{Breakers, Gate},
+};
+use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 use tidegate_core::{Call, Error, Kind, ModelInfo, Origin, Provider, Result, Tenant};
-use tidegate_policy::{balance, retry::Place, retry_budget, timeout};
+use tidegate_policy::{
+    balance::{self, Balancer, Candidate},
+    breaker,
+    hedge::Hedge,
+    retry::Place,
+    retry_budget, timeout,
+};
 
 /// Models a pass-through upstream may be asked for; beyond it unknown names are refused.
 const MAX_PASSED_THROUGH: usize = 1_000;
@@ -20,11 +30,31 @@ pub(crate) struct Routes {
     any_model: Option<AnyModel>,
 }
 
+/// By upstream and its own name of the model.
+type Gates = BTreeMap<(Arc<str>, Arc<str>), Arc<Gate>>;
+
+/// No more than this share of a model's targets is left alone because of open breakers.
+const MAX_EJECTED: f64 = 0.5;
+
 /// One model's targets.
 pub(crate) struct Route {
     pub(crate) targets: Vec<Target>,
     pub(crate) timeouts: timeout::Options,
+    /// `None` when it is off.
+    pub(crate) hedge: Option<Mutex<Hedge>>,
+    /// Models that answer when all targets are spent, in order.
+    pub(crate) fallback: Vec<Arc<str>>,
     weights: Vec<u32>,
+    balancer: Mutex<Balancer>,
+    /// Whether calls belong together by their prompts.
+    by_prefix: bool,
+}
+
+/// Where the next attempt goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Pick<'r> {
+    pub(crate) target: &'r Target,
+    pub(crate) breakers: Breakers,
 }
 
 /// One target: an upstream under one of its model names.
@@ -40,6 +70,9 @@ struct AnyModel {
     name: Arc<str>,
     upstream: Upstream,
     budget: retry_budget::Options,
+    breaker: breaker::Options,
+    /// Those of the configured models: the same upstream model is limited once.
+    gates: Gates,
     routes: RwLock<HashMap<Arc<str>, Arc<Route>>>,
 }
 
@@ -49,32 +82,21 @@ impl Routes {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // Scope of state: one gate per (upstream, upstream model), shared by every model that
         // leads there.
-        let mut gates = BTreeMap::new();
+        let mut gates = Gates::new();
         let mut routes = HashMap::new();
         let mut order = Vec::new();
         for (name, model) in &parts.models {
-            if model.targets.iter().all(|target| target.weight == 0) {
-                return Err(PartsError(format!("model `{name}` has no target with a weight")));
-            }
-            let mut targets = Vec::new();
-            for target in &model.targets {
-                let upstream = parts.upstreams.get(&target.upstream).ok_or_else(|| {
-                    PartsError(format!(
-                        "model `{name}` names no known upstream: `{}`",
-                        target.upstream
-                    ))
-                })?;
-                let key = (target.upstream.clone(), target.model.clone());
-                let gate = gates.entry(key).or_insert_with_key(|(upstream_name, model)| {
-                    Gate::open(upstream_name, model, upstream, &parts.retry_budget)
-                });
-                targets.push(Target::new(&target.upstream, &target.model, upstream, gate.clone()));
-            }
-            let weights = model.targets.iter().map(|target| target.weight).collect();
-            let owned_by = model.targets[0].upstream.clone();
+            let route = Route::new(name, model, parts, &mut gates)?;
+            let owned_by = route.targets[0].upstream.clone();
             order.push(ModelInfo { id: name.clone(), owned_by, created });
-            let route = Route { targets, timeouts: model.timeouts.clone(), weights };
             routes.insert(name.clone(), Arc::new(route));
+        }
+        for (name, model) in &parts.models {
+            if let Some(unknown) = model.fallback.iter().find(|to| !routes.contains_key(*to)) {
+                return Err(PartsError(format!(
+                    "model `{name}` falls back to no known model: `{unknown}`"
+                )));
+            }
         }
         let any_model = match &parts.any_model {
             None => None,
@@ -86,6 +108,8 @@ impl Routes {
                     .ok_or_else(|| PartsError(format!("no upstream is called `{name}`")))?
                     .clone(),
                 budget: parts.retry_budget.clone(),
+                breaker: parts.breaker.clone(),
+                gates,
                 routes: RwLock::default(),
             }),
         };
@@ -94,10 +118,17 @@ impl Routes {
 
     /// The way of `call`, if its tenant may use the model.
     pub(crate) fn find(&self, call: &Call) -> Result<Arc<Route>> {
+        let allowed = call.tenant.may_use(&call.model);
         let route = match (self.routes.get(&call.model), &self.any_model) {
-            (Some(route), _) => Some(route.clone()),
-            (None, Some(any)) => any.route(&call.model),
+            (Some(route), _) if allowed => Some(route.clone()),
+            (None, Some(any)) if allowed => any.route(&call.model),
             (None, None) => None,
+            _ => {
+                let message = format!("this key may not use the model `{}`", call.model);
+                return Err(
+                    Error::new(Kind::ModelNotAllowed, Origin::Caller, message).with_param("model")
+                );
+            }
         };
         let Some(route) = route else {
             let message = format!(
@@ -108,13 +139,12 @@ impl Routes {
                 Error::new(Kind::ModelNotFound, Origin::Caller, message).with_param("model")
             );
         };
-        if !call.tenant.may_use(&call.model) {
-            let message = format!("this key may not use the model `{}`", call.model);
-            return Err(
-                Error::new(Kind::ModelNotAllowed, Origin::Caller, message).with_param("model")
-            );
-        }
         Ok(route)
+    }
+
+    /// The way of a fallback model, which was checked to be there.
+    pub(crate) fn named(&self, model: &str) -> Option<Arc<Route>> {
+        self.routes.get(model).cloned()
     }
 
     pub(crate) fn models(&self, tenant: &Tenant) -> Vec<ModelInfo> {
@@ -140,14 +170,114 @@ impl Routes {
 }
 
 impl Route {
-    /// The next target: by weight, one not tried yet before one that was.
-    pub(crate) fn pick(&self, tries: &Tries, roll: impl Fn() -> f64) -> Option<&Target> {
-        if let [only] = &self.targets[..] {
-            return Some(only);
+    fn new(
+        name: &str,
+        model: &Model,
+        parts: &Parts,
+        gates: &mut Gates,
+    ) -> Result<Self, PartsError> {
+        let (count, most) = (model.targets.len(), Tries::MAX_TARGETS);
+        if count > most {
+            return Err(PartsError(format!(
+                "model `{name}` has {count} targets; {most} is the most"
+            )));
         }
-        balance::weighted(&self.weights, roll(), |index| !tries.was_tried(index))
-            .or_else(|| balance::weighted(&self.weights, roll(), |_| true))
-            .map(|index| &self.targets[index])
+        if model.targets.iter().all(|target| target.weight == 0) {
+            return Err(PartsError(format!("model `{name}` has no target with a weight")));
+        }
+        let mut targets = Vec::new();
+        for target in &model.targets {
+            let upstream = parts.upstreams.get(&target.upstream).ok_or_else(|| {
+                let unknown = &target.upstream;
+                PartsError(format!("model `{name}` names no known upstream: `{unknown}`"))
+            })?;
+            let key = (target.upstream.clone(), target.model.clone());
+            let gate = gates.entry(key).or_insert_with_key(|(upstream_name, model)| {
+                Gate::open(upstream_name, model, upstream, &parts.retry_budget, &parts.breaker)
+            });
+            targets.push(Target::new(&target.upstream, &target.model, upstream, gate.clone()));
+        }
+        let weights = model.targets.iter().map(|target| target.weight).collect();
+        Ok(Self::over(targets, weights, model))
+    }
+
+    fn over(targets: Vec<Target>, weights: Vec<u32>, model: &Model) -> Self {
+        Self {
+            targets,
+            weights,
+            timeouts: model.timeouts.clone(),
+            hedge: model.hedge.enabled.then(|| Mutex::new(Hedge::new(model.hedge.clone()))),
+            fallback: model.fallback.clone(),
+            balancer: Mutex::new(Balancer::new(model.balance)),
+            by_prefix: model.balance == balance::Options::PrefixHash,
+        }
+    }
+
+    /// Where the next attempt goes: to a target not tried yet, before one that was.
+    pub(crate) fn pick(
+        &self,
+        call: &Call,
+        tries: &Tries,
+        roll: impl Fn() -> f64,
+    ) -> Option<Pick<'_>> {
+        if let [target] = &self.targets[..] {
+            return Some(Pick { target, breakers: Breakers::Bind });
+        }
+        let (candidates, breakers) = self.candidates();
+        let key = self.key(call);
+        let mut balancer = self.balancer.lock();
+        let picked = balancer
+            .pick(&candidates, key, &roll, |index| !tries.was_tried(index))
+            .or_else(|| balancer.pick(&candidates, key, &roll, |_| true))
+            // Every breaker is open: whoever is asked says when to come again.
+            .or_else(|| balance::weighted(&self.weights, roll(), |_| true))?;
+        Some(Pick { target: &self.targets[picked], breakers })
+    }
+
+    /// A target not tried yet whose breaker lets attempts pass, for a hedge.
+    pub(crate) fn pick_untried(
+        &self,
+        call: &Call,
+        tries: &Tries,
+        roll: impl Fn() -> f64,
+    ) -> Option<&Target> {
+        let (candidates, _) = self.candidates();
+        let open = |index: usize| !tries.was_tried(index) && candidates[index].share > 0.0;
+        let picked = self.balancer.lock().pick(&candidates, self.key(call), roll, open)?;
+        Some(&self.targets[picked])
+    }
+
+    /// How every target is doing, and whether so many are open that no breaker binds.
+    fn candidates(&self) -> (Vec<Candidate>, Breakers) {
+        let now = now();
+        let mut candidates: Vec<_> = self
+            .targets
+            .iter()
+            .zip(&self.weights)
+            .map(|(target, weight)| {
+                let health = target.gate.health(now);
+                Candidate {
+                    weight: *weight,
+                    share: health.share,
+                    in_flight: health.in_flight,
+                    cost: health.cost,
+                }
+            })
+            .collect();
+        let used = candidates.iter().filter(|candidate| candidate.weight > 0);
+        let (open, all) = used.fold((0, 0), |(open, all), candidate| {
+            (open + usize::from(candidate.share <= 0.0), all + 1)
+        });
+        if !breaker::panicking(open, all, MAX_EJECTED) {
+            return (candidates, Breakers::Bind);
+        }
+        candidates.iter_mut().for_each(|candidate| candidate.share = 1.0);
+        (candidates, Breakers::Ignored)
+    }
+
+    /// Which calls belong together, where that matters.
+    fn key(&self, call: &Call) -> u64 {
+        if self.by_prefix { balance::key(&call.tenant.id, call.payload.bytes()) } else { 0 }
     }
 
     /// Whether the next attempt can go to a target not tried yet.
@@ -183,10 +313,12 @@ impl AnyModel {
             return None;
         }
         let route = routes.entry(model.clone()).or_insert_with(|| {
-            let timeouts = timeout::Options::default();
-            let gate = Gate::open(&self.name, model, &self.upstream, &self.budget);
+            let gate = self.gates.get(&(self.name.clone(), model.clone())).cloned();
+            let gate = gate.unwrap_or_else(|| {
+                Gate::open(&self.name, model, &self.upstream, &self.budget, &self.breaker)
+            });
             let target = Target::new(&self.name, model, &self.upstream, gate);
-            Arc::new(Route { targets: vec![target], timeouts, weights: vec![1] })
+            Arc::new(Route::over(vec![target], vec![1], &Model::default()))
         });
         Some(route.clone())
     }

@@ -14,7 +14,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tidegate_core::{
-    BoxStream, Call, Error, Front, Kind, Meter, Operation, Reply, Result, Served, Usage,
+    BoxStream, Call, Error, Front, Kind, Meter, Operation, Reply, Result, Served, TokenEstimate,
+    Usage,
 };
 
 /// Where the record of each ended call goes. Called on the hot path: must not block.
@@ -71,6 +72,7 @@ pub(crate) struct Settlement {
     lease: Option<Lease>,
     meter: Option<Arc<Meter>>,
     served: Served,
+    estimate: TokenEstimate,
     usage: Option<Usage>,
     outcome: Outcome,
     first_chunk: Option<Duration>,
@@ -103,6 +105,7 @@ impl Settlement {
             lease: None,
             meter: None,
             served: Served::default(),
+            estimate: call.tokens,
             usage: None,
             // Whoever drops it without another word has hung up.
             outcome: Outcome::Cancelled,
@@ -126,6 +129,20 @@ impl Settlement {
     /// Notes how long an attempt sent at `sent` kept us waiting.
     pub(crate) fn attempt_ended(&mut self, sent: Instant) {
         self.served.upstream_time += now().saturating_duration_since(sent);
+    }
+
+    /// Tokens to settle by when the upstream told none; `None` lets the reservation stand.
+    fn presumed(&self) -> Option<u64> {
+        let begun = self.first_chunk.is_some();
+        match (self.outcome, &self.meter) {
+            // What was never sent, or failed before it said a word, is not paid for.
+            _ if self.served.attempts == 0 => Some(0),
+            (Outcome::Failed(_), _) if !begun => Some(0),
+            (_, Some(meter)) => Some(self.estimate.input.saturating_add(meter.chunks())),
+            // The upstream has read the prompt.
+            (Outcome::Cancelled, None) if !begun => Some(self.estimate.input),
+            _ => None,
+        }
     }
 
     /// The call failed with `error`.
@@ -156,14 +173,10 @@ impl Settlement {
 impl Drop for Settlement {
     fn drop(&mut self) {
         let usage = self.meter.as_ref().and_then(|meter| meter.usage()).or(self.usage);
-        if let Some(tenant) = self.lease.as_mut().and_then(|lease| lease.tenant.as_mut()) {
-            // A call no attempt was sent for has used nothing; one whose usage nobody told keeps
-            // its reservation.
-            match usage {
-                Some(usage) => tenant.settle(usage, now()),
-                None if self.served.attempts == 0 => tenant.settle(Usage::default(), now()),
-                None => {}
-            }
+        let used = usage.map(Usage::total).or_else(|| self.presumed());
+        let tenant = self.lease.as_mut().and_then(|lease| lease.tenant.as_mut());
+        if let (Some(tenant), Some(used)) = (tenant, used) {
+            tenant.settle(used, now());
         }
         let (Some(mut record), Some(records)) = (self.record.take(), &self.records) else { return };
         if self.served.attempts > 0 {

@@ -4,7 +4,7 @@
 
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Instant};
-use tidegate_core::{Call, Error, Kind, Limits, Origin, RateLimits, Result, Usage};
+use tidegate_core::{Call, Error, Kind, Limits, Origin, RateLimits, Result};
 use tidegate_policy::rate_limit::{Bucket, Rate, Refused};
 
 /// Tenants remembered at once; beyond it those that are idle with full buckets are forgotten,
@@ -14,10 +14,10 @@ const MAX_REMEMBERED: usize = 100_000;
 /// The limiters of every tenant seen lately.
 pub(crate) struct Tenants {
     default_limits: Limits,
-    seen: Mutex<HashMap<Arc<str>, Arc<Mutex<Meter>>>>,
+    seen: Mutex<HashMap<Arc<str>, Arc<Mutex<Account>>>>,
 }
 
-struct Meter {
+struct Account {
     requests: Option<Bucket>,
     tokens: Option<Bucket>,
     concurrency: Option<u32>,
@@ -26,7 +26,7 @@ struct Meter {
 
 /// One call's slot and token reservation; dropping it gives the slot back.
 pub(crate) struct TenantLease {
-    meter: Arc<Mutex<Meter>>,
+    account: Arc<Mutex<Account>>,
     reserved: u64,
 }
 
@@ -41,30 +41,33 @@ impl Tenants {
         if limits == Limits::default() {
             return Ok(None);
         }
-        let meter = self.meter(&call.tenant.id, limits, now)?;
-        let reserved = meter.lock().admit(call, &limits, now)?;
-        Ok(Some(TenantLease { meter, reserved }))
+        let account = self.account(&call.tenant.id, limits, now)?;
+        let reserved = account.lock().admit(call, &limits, now)?;
+        Ok(Some(TenantLease { account, reserved }))
     }
 
-    fn meter(&self, id: &Arc<str>, limits: Limits, now: Instant) -> Result<Arc<Mutex<Meter>>> {
+    fn account(&self, id: &Arc<str>, limits: Limits, now: Instant) -> Result<Arc<Mutex<Account>>> {
         let mut seen = self.seen.lock();
-        if let Some(meter) = seen.get(id) {
-            return Ok(meter.clone());
+        if let Some(account) = seen.get(id) {
+            return Ok(account.clone());
         }
         if seen.len() >= MAX_REMEMBERED {
-            seen.retain(|_, meter| !meter.lock().is_idle(now));
+            // One that is shared is about to be used.
+            seen.retain(|_, account| {
+                Arc::strong_count(account) > 1 || !account.lock().is_idle(now)
+            });
         }
         if seen.len() >= MAX_REMEMBERED {
             let message = "too many callers at once; try again shortly";
             return Err(Error::new(Kind::Overloaded, Origin::Gateway, message));
         }
-        let meter = Arc::new(Mutex::new(Meter::new(limits)));
-        seen.insert(id.clone(), meter.clone());
-        Ok(meter)
+        let account = Arc::new(Mutex::new(Account::new(limits)));
+        seen.insert(id.clone(), account.clone());
+        Ok(account)
     }
 }
 
-impl Meter {
+impl Account {
     fn new(limits: Limits) -> Self {
         let bucket = |limit: Option<u64>| limit.map(|limit| Bucket::new(Rate::per_minute(limit)));
         Self {
@@ -78,8 +81,8 @@ impl Meter {
     /// Checks all limits before it takes from any, so that a refusal takes nothing.
     fn admit(&mut self, call: &Call, limits: &Limits, now: Instant) -> Result<u64> {
         if self.concurrency.is_some_and(|most| self.in_flight >= most) {
-            let message =
-                format!("concurrency limit of {} calls in flight reached", self.in_flight);
+            let most = self.concurrency.unwrap_or_default();
+            let message = format!("concurrency limit of {most} calls in flight reached");
             let error = Error::new(Kind::ConcurrencyLimited, Origin::Caller, message);
             return Err(error.with_tenant_limits(self.told(now)));
         }
@@ -130,20 +133,20 @@ impl Meter {
 impl TenantLease {
     /// What the tenant is told of its limits.
     pub(crate) fn told(&self, now: Instant) -> RateLimits {
-        self.meter.lock().told(now)
+        self.account.lock().told(now)
     }
 
     /// Corrects the token reservation to what was used; once.
-    pub(crate) fn settle(&mut self, usage: Usage, now: Instant) {
+    pub(crate) fn settle(&mut self, used: u64, now: Instant) {
         let reserved = std::mem::take(&mut self.reserved);
-        if let Some(tokens) = &mut self.meter.lock().tokens {
-            tokens.settle(now, reserved, usage.total());
+        if let Some(tokens) = &mut self.account.lock().tokens {
+            tokens.settle(now, reserved, used);
         }
     }
 }
 
 impl Drop for TenantLease {
     fn drop(&mut self) {
-        self.meter.lock().in_flight -= 1;
+        self.account.lock().in_flight -= 1;
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Options, connection,
-    service::Front,
+    service::{Front, Service},
     socket::{Carrier, Duplex},
     tls,
 };
@@ -49,11 +49,16 @@ pub async fn serve(
 ) -> io::Result<Drained> {
     options.check_ranges()?;
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
-    let front = Arc::new(Front::new(answer, options, stop));
+    Ok(run(listener, tls, Front::new(Service::Callers, answer, options, stop)).await)
+}
+
+/// Accepts connections until the front is told to stop, then drains.
+pub(crate) async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, front: Front) -> Drained {
+    let front = Arc::new(front);
     let connections = TaskTracker::new();
     accept_until_stop(&listener, tls, &front, &connections).await;
     drop(listener);
-    Ok(drain(&front, &connections).await)
+    drain(&front, &connections).await
 }
 
 /// Serves one connection that is open already: memory in a test, or a socket from elsewhere.
@@ -68,7 +73,7 @@ pub async fn serve_connection<T>(
 ) where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
-    let front = Arc::new(Front::new(answer, options, stop));
+    let front = Arc::new(Front::new(Service::Callers, answer, options, stop));
     let io: Box<dyn Duplex> = Box::new(io);
     let mut connection = pin!(connection::run(Arc::clone(&front), Carrier::Other(io), None));
     tokio::select! {

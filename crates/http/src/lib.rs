@@ -6,16 +6,19 @@
 //!
 //! Read in this order: `accept` (the loop and the drain), `connection` (one connection and its
 //! clocks), `service` (one request from head to answer), then `strict`, `intake` and `outcome`
-//! for the details of each step.
+//! for the details of each step. `admin` is what the operators' port answers instead: on the same
+//! loop, clocks and checks.
 //!
 //! [`Answer`]: tidegate_core::Answer
 
 mod accept;
+mod admin;
 mod body;
 mod connection;
 mod intake;
 mod options;
 mod outcome;
+mod problem;
 mod pulse;
 mod request_id;
 mod routes;
@@ -25,4 +28,5 @@ mod strict;
 mod tls;
 
 pub use accept::{Drained, serve, serve_connection};
+pub use admin::serve_admin;
 pub use options::{Options, Tls};

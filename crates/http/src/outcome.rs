@@ -2,6 +2,7 @@
 
 use crate::{
     body::Outgoing,
+    problem,
     pulse::Busy,
     request_id::{RequestId, X_REQUEST_ID},
 };
@@ -10,7 +11,7 @@ use hyper::{
     HeaderMap, Response, StatusCode, Version,
     header::{
         ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
-        RETRY_AFTER, WWW_AUTHENTICATE,
+        RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
 };
 use std::time::Duration;
@@ -31,6 +32,7 @@ const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-re
 const RESET_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-reset-tokens");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// What a 429 or 503 asks for when nobody knows better.
@@ -66,6 +68,9 @@ impl From<Error> for Refusal {
 /// A refusal whose words never change.
 pub(crate) struct Fixed {
     pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    pub(crate) message: &'static str,
+    /// Code and message as callers read them.
     body: &'static str,
     /// The request cannot be trusted to end where it seems to.
     close: bool,
@@ -76,6 +81,8 @@ macro_rules! fixed {
         $(#[$doc])*
         pub(crate) static $name: Fixed = Fixed {
             status: StatusCode::$status,
+            code: $code,
+            message: $message,
             body: concat!(
                 r#"{"error":{"message":""#, $message,
                 r#"","type":"invalid_request_error","param":null,"code":""#, $code, r#""}}"#,
@@ -98,6 +105,8 @@ fixed! {
         "the request has both Content-Length and Transfer-Encoding: send one of them";
     OTHER_CODING = BAD_REQUEST, "invalid_request_error", true,
         "the request's Transfer-Encoding is not one plain `chunked`";
+    BARE_LINE_END = BAD_REQUEST, "invalid_request_error", true,
+        "a line of the request's head ends in LF alone: end each with CR LF";
     AMBIGUOUS_PATH = BAD_REQUEST, "invalid_request_error", true,
         "the path has empty or dot segments, or escaped dots or slashes: write it plainly";
     TARGET_TOO_LONG = URI_TOO_LONG, "request_too_large", true,
@@ -114,6 +123,23 @@ fixed! {
         "nothing is at this path: see GET /v1/models, and POST /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses";
     NOT_ALLOWED = METHOD_NOT_ALLOWED, "method_not_allowed", false,
         "this path does not take this method: see the allow header";
+    NOT_FOUND_BY_ADMIN = NOT_FOUND, "not_found", false,
+        "nothing is at this path of the admin port: see GET /admin/upstreams, /livez, /readyz";
+    FOREIGN_HOST = FORBIDDEN, "host_not_allowed", false,
+        "without server.admin_token the admin port answers only to localhost, 127.0.0.1 and [::1] as its Host";
+    FOREIGN_ORIGIN = FORBIDDEN, "origin_not_allowed", false,
+        "a page of another origin may not ask the admin port";
+    NO_ADMIN_TOKEN = UNAUTHORIZED, "invalid_admin_token", false,
+        "this needs the token of server.admin_token: send it as `Authorization: Bearer TOKEN`";
+}
+
+/// How a refusal is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ErrorForm {
+    /// `{"error":{"message",…}}`, which OpenAI's clients read.
+    OpenAi,
+    /// `application/problem+json` (RFC 9457), for everybody else.
+    Problem,
 }
 
 /// What of the request shapes its answer.
@@ -124,6 +150,8 @@ pub(crate) struct Asked {
     pub(crate) head_only: bool,
     /// Bytes of the request were not read: the connection cannot be used again.
     pub(crate) unread: bool,
+    /// How its refusal is written; what the admin port says is no browser's to keep or to guess.
+    pub(crate) errors: ErrorForm,
 }
 
 /// Writes the answer. The connection is `busy` until its last byte.
@@ -144,17 +172,25 @@ pub(crate) fn write(
             (status, Outgoing::own(json, busy), false)
         }
         Err(Refusal::Error(error)) => {
-            headers.insert(CONTENT_TYPE, JSON);
             let status = write_error(&error, &mut headers);
-            (status, Outgoing::own(error_body::encode(&error), busy), false)
+            let body = match asked.errors {
+                ErrorForm::OpenAi => error_body::encode(&error),
+                ErrorForm::Problem => problem::encode(status, error.code(), error.message()),
+            };
+            headers.insert(CONTENT_TYPE, error_type(asked.errors));
+            (status, Outgoing::own(body, busy), false)
         }
         Err(Refusal::Method(allowed)) => {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
-            write_fixed(&NOT_ALLOWED, &mut headers, busy)
+            write_fixed(&NOT_ALLOWED, asked.errors, &mut headers, busy)
         }
-        Err(Refusal::Fixed(fixed)) => write_fixed(fixed, &mut headers, busy),
+        Err(Refusal::Fixed(fixed)) => write_fixed(fixed, asked.errors, &mut headers, busy),
     };
     headers.insert(X_REQUEST_ID, asked.id.header);
+    if asked.errors == ErrorForm::Problem {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
     // HTTP/2 has no such header: there the stream alone is reset.
     if (close || asked.unread) && asked.version < Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -209,11 +245,7 @@ fn write_error(error: &Error, headers: &mut HeaderMap) -> StatusCode {
     if error.attempts() > 0 {
         headers.insert(ATTEMPTS, error.attempts().into());
     }
-    let after = error.retry_after().or(match error.retry() {
-        Retry::After(wait) => Some(wait),
-        Retry::Never | Retry::Unsent => None,
-    });
-    write_retry(status, after, headers);
+    write_retry(status, time_to_wait(error), headers);
     let again = if should_retry(error) { "true" } else { "false" };
     headers.insert(SHOULD_RETRY, HeaderValue::from_static(again));
     write_limits(&error.tenant_limits(), headers);
@@ -222,13 +254,28 @@ fn write_error(error: &Error, headers: &mut HeaderMap) -> StatusCode {
 
 fn write_fixed(
     fixed: &'static Fixed,
+    errors: ErrorForm,
     headers: &mut HeaderMap,
     busy: Busy,
 ) -> (StatusCode, Outgoing, bool) {
-    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(CONTENT_TYPE, error_type(errors));
+    if fixed.status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     let again = if fixed.status == StatusCode::REQUEST_TIMEOUT { "true" } else { "false" };
     headers.insert(SHOULD_RETRY, HeaderValue::from_static(again));
-    (fixed.status, Outgoing::own(Bytes::from_static(fixed.body.as_bytes()), busy), fixed.close)
+    let body = match errors {
+        ErrorForm::OpenAi => Bytes::from_static(fixed.body.as_bytes()),
+        ErrorForm::Problem => problem::encode(fixed.status, fixed.code, fixed.message),
+    };
+    (fixed.status, Outgoing::own(body, busy), fixed.close)
+}
+
+const fn error_type(errors: ErrorForm) -> HeaderValue {
+    match errors {
+        ErrorForm::OpenAi => JSON,
+        ErrorForm::Problem => PROBLEM,
+    }
 }
 
 /// Says when to come back, on every 429 and 503: in whole seconds for everybody, and in
@@ -243,11 +290,21 @@ fn write_retry(status: StatusCode, after: Option<Duration>, headers: &mut Header
     headers.insert(RETRY_AFTER_MS, millis.into());
 }
 
+/// How long the error asks a client to wait, if it does.
+fn time_to_wait(error: &Error) -> Option<Duration> {
+    error.retry_after().or(match error.retry() {
+        Retry::After(wait) => Some(wait),
+        Retry::Never | Retry::Unsent => None,
+    })
+}
+
 /// Whether a client should try again by itself. Once attempts were made here it should not:
 /// layers that each try three times multiply.
 fn should_retry(error: &Error) -> bool {
     match error.kind() {
-        Kind::RateLimited | Kind::ConcurrencyLimited | Kind::Overloaded => true,
+        // Without a time to come back, the call alone is more than the limit: it never fits.
+        Kind::RateLimited => time_to_wait(error).is_some(),
+        Kind::ConcurrencyLimited | Kind::Overloaded => true,
         Kind::UpstreamCapacity | Kind::Unavailable | Kind::Upstream | Kind::UpstreamTimeout(_) => {
             error.attempts() == 0
         }
@@ -360,9 +417,20 @@ mod tests {
                 error
             })
         };
-        assert!(of(Kind::RateLimited, 0) && of(Kind::Overloaded, 0) && of(Kind::Unavailable, 0));
+        assert!(of(Kind::ConcurrencyLimited, 0) && of(Kind::Overloaded, 0));
+        assert!(of(Kind::Unavailable, 0));
         assert!(!of(Kind::UpstreamCapacity, 3) && !of(Kind::Upstream, 1));
         assert!(!of(Kind::InvalidRequest, 0) && !of(Kind::UpstreamQuota, 0));
+    }
+
+    #[test]
+    fn a_call_that_never_fits_its_limit_was_to_be_retried() {
+        let refused = |after| {
+            let error = Error::new(Kind::RateLimited, Origin::Caller, "").with_retry_after(after);
+            should_retry(&error)
+        };
+        assert!(refused(Some(Duration::from_secs(1))));
+        assert!(!refused(None));
     }
 
     #[test]

@@ -155,11 +155,12 @@ impl Pulse {
         state.head_since = None;
         state.in_body = has_body && !self.http2;
         let two_lengths = chunked && names_content_length(&state.head);
+        let bare_line_end = has_bare_line_end(&state.head);
         if state.head.capacity() > KEEP_HEAD_BYTES {
             state.head = Vec::new();
         }
         state.head.clear();
-        Busy { pulse: Arc::clone(self), two_lengths }
+        Busy { pulse: Arc::clone(self), two_lengths, bare_line_end }
     }
 
     /// The body of the call has been read to its end.
@@ -197,6 +198,9 @@ pub(crate) struct Busy {
     /// answer), so it is looked for in the bytes themselves. Requests sent in a burst before any
     /// answer are the exception: of theirs only the first is looked at.
     pub(crate) two_lengths: bool,
+    /// A line of the head ended in a line feed without its carriage return, which hyper takes and
+    /// others do not. As above, of a burst only the first head is looked at.
+    pub(crate) bare_line_end: bool,
 }
 
 impl Busy {
@@ -221,18 +225,38 @@ impl Drop for Busy {
 /// Whether the head at the start of `bytes` has a `Content-Length` line.
 fn names_content_length(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"content-length:";
-    // Empty lines before the request line are allowed (RFC 9112 §2.2).
-    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(0);
-    bytes[start..]
+    bytes[start_of_head(bytes)..]
         .split(|byte| *byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
         .take_while(|line| !line.is_empty())
         .any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
 }
 
+/// Whether a line of the head at the start of `bytes`, the empty one at its end included, ends in
+/// a line feed alone.
+fn has_bare_line_end(bytes: &[u8]) -> bool {
+    let head = &bytes[start_of_head(bytes)..];
+    let mut start_of_line = 0;
+    for (at, _) in head.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
+        if at == 0 || head[at - 1] != b'\r' {
+            return true;
+        }
+        if at - start_of_line == 1 {
+            return false;
+        }
+        start_of_line = at + 1;
+    }
+    false
+}
+
+/// Empty lines before the request line are allowed (RFC 9112 §2.2).
+fn start_of_head(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::names_content_length;
+    use super::{has_bare_line_end, names_content_length};
 
     #[test]
     fn a_content_length_is_found_in_the_head_only() {
@@ -245,6 +269,23 @@ mod tests {
             (b"", false),
         ] {
             assert_eq!(names_content_length(bytes), found, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+    #[test]
+    fn a_bare_line_feed_is_found_in_the_head_only() {
+        for (bytes, found) in [
+            (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], false),
+            (b"\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n{\n}", false),
+            (b"GET / HTTP/1.1\nHost: a\r\n\r\n", true),
+            (b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", true),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\n", true),
+            // The end of a head whose start came in a burst.
+            (b"\n", false),
+            (b"\nX: b\r\n\r\n", false),
+            (b"", false),
+        ] {
+            assert_eq!(has_bare_line_end(bytes), found, "{}", String::from_utf8_lossy(bytes));
         }
     }
 }

@@ -1,8 +1,8 @@
-//! One request, from its head to its answer.
+//! One request, from its head to its answer, on either port.
 
 use crate::{
-    Options, intake,
-    outcome::{self, Asked, Refusal, Success},
+    Options, admin, intake,
+    outcome::{self, Asked, ErrorForm, Refusal, Success},
     pulse::{Busy, Pulse},
     request_id::RequestId,
     routes::{self, NoRoute, Route},
@@ -19,9 +19,10 @@ use tidegate_core::{Answer, Error, Kind, ModelInfo, Operation, Origin};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// What all connections share.
+/// What all connections of a port share.
 pub(crate) struct Front {
-    answer: Arc<dyn Answer>,
+    service: Service,
+    pub(crate) answer: Arc<dyn Answer>,
     pub(crate) options: Options,
     /// No longer ready.
     pub(crate) stop: CancellationToken,
@@ -31,10 +32,23 @@ pub(crate) struct Front {
     pub(crate) cut: CancellationToken,
 }
 
+/// What a port answers.
+pub(crate) enum Service {
+    /// OpenAI's API.
+    Callers,
+    /// What operators ask.
+    Admin(admin::Guard),
+}
+
 impl Front {
-    pub(crate) fn new(answer: Arc<dyn Answer>, options: Options, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        service: Service,
+        answer: Arc<dyn Answer>,
+        options: Options,
+        stop: CancellationToken,
+    ) -> Self {
         let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
-        Self { answer, options, stop, closing, cut }
+        Self { service, answer, options, stop, closing, cut }
     }
 }
 
@@ -60,11 +74,15 @@ pub(crate) async fn respond(
         busy.pulse().linger();
     }
     let head_only = parts.method == Method::HEAD;
-    let asked = Asked { id, version: parts.version, head_only, unread };
+    let errors = match &front.service {
+        Service::Callers => ErrorForm::OpenAi,
+        Service::Admin(_) => ErrorForm::Problem,
+    };
+    let asked = Asked { id, version: parts.version, head_only, unread, errors };
     outcome::write(outcome, asked, busy)
 }
 
-/// Checks the head, then goes where it says.
+/// Checks the head, then lets the port answer.
 async fn answer(
     front: &Front,
     busy: &Busy,
@@ -72,19 +90,29 @@ async fn answer(
     body: &mut Incoming,
     id: &RequestId,
 ) -> Result<Success, Refusal> {
-    strict::check(parts, busy.two_lengths).map_err(Refusal::Fixed)?;
+    strict::check(parts, busy).map_err(Refusal::Fixed)?;
+    match &front.service {
+        Service::Callers => to_caller(front, busy, parts, body, id).await,
+        Service::Admin(guard) => admin::answer(front, guard, parts),
+    }
+}
+
+/// Goes where the head says.
+async fn to_caller(
+    front: &Front,
+    busy: &Busy,
+    parts: &Parts,
+    body: &mut Incoming,
+    id: &RequestId,
+) -> Result<Success, Refusal> {
     match routes::find(&parts.method, parts.uri.path()) {
         Ok(Route::Call(operation)) => {
             call(front, operation, &parts.headers, body, id, busy.pulse()).await
         }
         Ok(Route::Models) => models(front, &parts.headers),
         Ok(Route::Model(name)) => model(front, &parts.headers, &name),
-        Ok(Route::Live) => Ok(state(StatusCode::OK, br#"{"status":"live"}"#)),
-        Ok(Route::Ready) if front.stop.is_cancelled() => Ok(state(
-            StatusCode::SERVICE_UNAVAILABLE,
-            br#"{"status":"draining","reason":"stopping: calls in flight finish, new ones go elsewhere"}"#,
-        )),
-        Ok(Route::Ready) => Ok(state(StatusCode::OK, br#"{"status":"ready"}"#)),
+        Ok(Route::Live) => Ok(live()),
+        Ok(Route::Ready) => Ok(ready(front)),
         Err(NoRoute::Path) => Err(Refusal::Fixed(&outcome::NOT_FOUND)),
         Err(NoRoute::Method(allowed)) => Err(Refusal::Method(allowed)),
     }
@@ -104,6 +132,22 @@ async fn call(
     let started = Instant::now();
     let reply = front.answer.call(call).await?;
     Ok(Success::Reply { reply, took: started.elapsed() })
+}
+
+/// Whether the process is up.
+pub(crate) const fn live() -> Success {
+    state(StatusCode::OK, br#"{"status":"live"}"#)
+}
+
+/// Whether it takes calls.
+pub(crate) fn ready(front: &Front) -> Success {
+    if front.stop.is_cancelled() {
+        return state(
+            StatusCode::SERVICE_UNAVAILABLE,
+            br#"{"status":"draining","reason":"stopping: calls in flight finish, new ones go elsewhere"}"#,
+        );
+    }
+    state(StatusCode::OK, br#"{"status":"ready"}"#)
 }
 
 const fn state(status: StatusCode, json: &'static [u8]) -> Success {
@@ -150,7 +194,7 @@ fn model(front: &Front, headers: &HeaderMap, name: &str) -> Result<Success, Refu
     Ok(Success::Own { status: StatusCode::OK, json: json(&Model::of(info)) })
 }
 
-fn json(value: &impl Serialize) -> Bytes {
+pub(crate) fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("names and numbers can always be written").into()
 }
 

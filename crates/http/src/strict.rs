@@ -5,6 +5,7 @@
 
 use crate::{
     outcome::{self, Fixed},
+    pulse::Busy,
     routes::MODELS_PREFIX,
 };
 use hyper::{
@@ -16,13 +17,16 @@ use hyper::{
 /// Longest request target, in bytes.
 const MAX_TARGET_BYTES: usize = 8 << 10;
 
-/// Checks a request's head; `two_lengths` when both lengths were seen in its bytes.
-pub(crate) fn check(parts: &Parts, two_lengths: bool) -> Result<(), &'static Fixed> {
+/// Checks a request's head, and what `busy` knows of its bytes.
+pub(crate) fn check(parts: &Parts, busy: &Busy) -> Result<(), &'static Fixed> {
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     if target.len() > MAX_TARGET_BYTES {
         return Err(&outcome::TARGET_TOO_LONG);
     }
-    if two_lengths
+    if busy.bare_line_end {
+        return Err(&outcome::BARE_LINE_END);
+    }
+    if busy.two_lengths
         || parts.headers.contains_key(TRANSFER_ENCODING)
             && parts.headers.contains_key(CONTENT_LENGTH)
     {

@@ -8,6 +8,9 @@
 //! upstream says it is too much (AIMD; Netflix `concurrency-limits`, `AIMDLimit`). Latency alone
 //! never shrinks it: a long answer is not a sign of load.
 //!
+//! A server of one's own rather queues than refuses: for those there is `"gradient"`, which
+//! listens to the time to the first token.
+//!
 //! # States
 //!
 //! ```text
@@ -15,9 +18,12 @@
 //!   --(x 0.9, once per round trip)--> steady --(each success: +step/limit)--> steady
 //! ```
 
+mod gradient;
+
+use gradient::Gradient;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Attempts in flight a learned limit starts from.
 pub const START: u32 = 10;
@@ -30,34 +36,47 @@ const GROW: f64 = 0.05;
 
 /// How an upstream's concurrency is limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected \"auto\", \"gradient\" or a whole number")]
 pub enum Options {
     /// `"auto"`: found from the upstream's answers. The default.
     #[default]
     #[serde(with = "auto")]
-    #[schemars(with = "auto::Word")]
+    #[schemars(with = "auto::Auto")]
     Auto,
+    /// `"gradient"`: found from the time to the first token. For servers of your own, which
+    /// queue rather than refuse. From 20 to 200; lower only if the server refuses.
+    #[serde(with = "by_gradient")]
+    #[schemars(with = "by_gradient::Gradient")]
+    Gradient,
     /// Exactly this many.
     Fixed(u32),
 }
 
-mod auto {
-    use serde::{Deserialize, Deserializer, Serializer};
+/// A variant that is written as one word beside others that are not.
+macro_rules! word {
+    ($module:ident, $word:ident, $text:literal) => {
+        mod $module {
+            use serde::{Deserialize, Deserializer, Serializer};
 
-    #[derive(Deserialize, schemars::JsonSchema)]
-    #[serde(rename_all = "lowercase")]
-    pub(super) enum Word {
-        Auto,
-    }
+            #[derive(Deserialize, schemars::JsonSchema)]
+            #[serde(rename_all = "lowercase")]
+            pub(super) enum $word {
+                $word,
+            }
 
-    pub(super) fn serialize<S: Serializer>(to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str("auto")
-    }
+            pub(super) fn serialize<S: Serializer>(to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str($text)
+            }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
-        Word::deserialize(from).map(|Word::Auto| ())
-    }
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
+                $word::deserialize(from).map(|$word::$word| ())
+            }
+        }
+    };
 }
+
+word!(auto, Auto, "auto");
+word!(by_gradient, Gradient, "gradient");
 
 /// The limit of one upstream.
 #[derive(Debug)]
@@ -67,6 +86,7 @@ pub struct Concurrency {
     steady: bool,
     /// Attempts sent before this instant have been heard already.
     shrunk_at: Option<Instant>,
+    gradient: Gradient,
 }
 
 impl Concurrency {
@@ -74,9 +94,10 @@ impl Concurrency {
     pub fn new(options: Options) -> Self {
         let limit = match options {
             Options::Auto => f64::from(START),
+            Options::Gradient => gradient::START,
             Options::Fixed(limit) => f64::from(limit.max(1)),
         };
-        Self { options, limit, steady: false, shrunk_at: None }
+        Self { options, limit, steady: false, shrunk_at: None, gradient: Gradient::default() }
     }
 
     /// Attempts that may be in flight now, at least 1.
@@ -84,10 +105,26 @@ impl Concurrency {
         self.limit as u32
     }
 
-    /// An attempt succeeded while `in_flight` were out, itself included.
-    pub fn succeeded(&mut self, in_flight: u32) {
+    /// An attempt succeeded while `in_flight` were out, itself included. `first_token` is how
+    /// long a stream's first token took; `None` for a whole answer, whose time says nothing of
+    /// load and counts as one more success.
+    pub fn succeeded(&mut self, in_flight: u32, first_token: Option<Duration>) {
+        match (self.options, first_token) {
+            (Options::Fixed(_), _) => {}
+            (Options::Gradient, Some(took)) => {
+                let seconds = took.as_secs_f64();
+                if let Some(limit) = self.gradient.observe(self.limit, in_flight, seconds) {
+                    self.limit = limit;
+                }
+            }
+            (Options::Gradient, None) if self.gradient.has_learned() => {}
+            (Options::Auto | Options::Gradient, _) => self.grow(in_flight),
+        }
+    }
+
+    fn grow(&mut self, in_flight: u32) {
         // A limit nobody uses has proved nothing.
-        if self.options != Options::Auto || f64::from(in_flight) * 2.0 < self.limit {
+        if f64::from(in_flight) * 2.0 < self.limit {
             return;
         }
         let step = if self.steady { (GROW * self.limit).max(1.0) / self.limit } else { 1.0 };
@@ -97,7 +134,8 @@ impl Concurrency {
     /// An attempt sent at `sent` was refused for capacity, or timed out, at `now`.
     pub fn refused(&mut self, sent: Instant, now: Instant) {
         // All that left before the last shrink hit the same wall: it counts once per round trip.
-        if self.options != Options::Auto || self.shrunk_at.is_some_and(|shrunk| sent <= shrunk) {
+        let heard = self.shrunk_at.is_some_and(|shrunk| sent <= shrunk);
+        if heard || matches!(self.options, Options::Fixed(_)) {
             return;
         }
         self.steady = true;
@@ -122,7 +160,7 @@ mod tests {
                 "limit" => assert_eq!(limit.limit().to_string(), words[1], "at: {line}"),
                 "refuse" => limit.refused(at(2), at(4)),
                 count => (0..count.parse::<u32>().unwrap())
-                    .for_each(|_| limit.succeeded(words[3].parse().unwrap())),
+                    .for_each(|_| limit.succeeded(words[3].parse().unwrap(), None)),
             }
         }
     }
@@ -182,8 +220,13 @@ mod tests {
     fn options_are_auto_or_a_number() {
         let read = |text| serde_json::from_str::<Options>(text);
         assert_eq!(read("\"auto\"").unwrap(), Options::Auto);
+        assert_eq!(read("\"gradient\"").unwrap(), Options::Gradient);
         assert_eq!(read("5").unwrap(), Options::Fixed(5));
-        assert!(read("\"fast\"").is_err());
+        assert_eq!(
+            read("\"fast\"").unwrap_err().to_string(),
+            "expected \"auto\", \"gradient\" or a whole number"
+        );
         assert_eq!(serde_json::to_string(&Options::Auto).unwrap(), "\"auto\"");
+        assert_eq!(serde_json::to_string(&Options::Gradient).unwrap(), "\"gradient\"");
     }
 }

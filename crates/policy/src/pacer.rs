@@ -50,16 +50,18 @@ const BACKOFF_CAP: Duration = Duration::from_secs(20);
 /// come in bursts.
 const CATCH_UP: Duration = Duration::from_millis(100);
 /// No upstream shuts the gate for longer than this, whatever it asks.
-const SHUT_CAP: Duration = Duration::from_secs(600);
+const SHUT_CAP: Duration = Duration::from_secs(86_400);
 /// A pace below this could starve a job for minutes on one odd measurement.
 const MIN_PER_SECOND: f64 = 0.2;
+/// A told rate is taken for no less than one attempt per day.
+const MIN_TOLD_PER_SECOND: f64 = 1.0 / 86_400.0;
 /// Beyond this a pace limits nothing any more.
 const MAX_PER_SECOND: f64 = 100_000.0;
 
 /// Rates the pacer was told by configuration or flag; `None` where nothing was said.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
-    /// Requests per second; several told rates become the lowest.
+    /// Requests per second, at least one per day; several told rates become the lowest.
     pub requests_per_second: Option<f64>,
     /// Tokens per minute, input and output together.
     pub tokens_per_minute: Option<u64>,
@@ -120,7 +122,9 @@ struct Epoch {
 
 impl Pacer {
     /// A pacer that knows only what `options` say.
-    pub fn new(options: Options, now: Instant) -> Self {
+    pub fn new(mut options: Options, now: Instant) -> Self {
+        let told = options.requests_per_second;
+        options.requests_per_second = told.map(|rate| rate.max(MIN_TOLD_PER_SECOND));
         let tokens = options.tokens_per_minute.map(|limit| {
             let mut bucket = Bucket::new(token_rate(limit));
             // Starts empty: the first minute must not get two minutes' worth.
@@ -150,8 +154,9 @@ impl Pacer {
             self.reopen(until);
         }
         if now < self.next {
-            return Go::At(self.next, self.request_bound());
+            return Go::At(self.next, self.request_bound(now));
         }
+        let tokens = self.reservable(tokens);
         if let Some(bucket) = &mut self.tokens
             && let Err(refused) = bucket.take(now, tokens)
         {
@@ -188,11 +193,12 @@ impl Pacer {
     /// An attempt sent at `sent` was refused at `now`; the upstream asked to wait `asked`.
     /// `roll` is drawn evenly from `[0, 1)`.
     pub fn refused(&mut self, sent: Instant, now: Instant, asked: Option<Duration>, roll: f64) {
-        if sent < self.epoch.start {
-            // It left before the refusal that opened this epoch: the same event, unless it asks
-            // for a longer wait.
-            if let (Some(until), Some(asked)) = (&mut self.shut_until, asked) {
-                *until = (*until).max(now + asked.min(SHUT_CAP));
+        if sent <= self.epoch.start && matches!(self.pace, Pace::Found { .. }) {
+            // It left no later than the refusal that opened this epoch came: the same event,
+            // unless it asks for a longer wait.
+            if let Some(asked) = asked {
+                let until = now + asked.min(SHUT_CAP);
+                self.shut_until = self.shut_until.max(Some(until));
             }
             return;
         }
@@ -224,6 +230,7 @@ impl Pacer {
 
     /// Corrects the tokens of an attempt that has ended.
     pub fn settle_tokens(&mut self, now: Instant, reserved: u64, used: u64) {
+        let (reserved, used) = (self.reservable(reserved), self.reservable(used));
         if let Some(bucket) = &mut self.tokens {
             bucket.settle(now, reserved, used);
         }
@@ -268,8 +275,23 @@ impl Pacer {
         ((measured * PROBE).clamp(MIN_PER_SECOND, MAX_PER_SECOND), trust)
     }
 
+    /// A minute's allowance at most: no estimate, however wild, holds others up for longer.
+    fn reservable(&self, tokens: u64) -> u64 {
+        tokens.min(self.options.tokens_per_minute.unwrap_or_default())
+    }
+
     fn per_second(&self, now: Instant) -> f64 {
-        let learned = match self.pace {
+        self.learned(now).min(self.told_per_second())
+    }
+
+    /// The lower of what was configured and what answer headers say.
+    fn told_per_second(&self) -> f64 {
+        let told = self.options.requests_per_second.unwrap_or(f64::INFINITY);
+        told.min(self.hinted.unwrap_or(f64::INFINITY))
+    }
+
+    fn learned(&self, now: Instant) -> f64 {
+        match self.pace {
             Pace::Unknown { per_second, .. } => per_second,
             Pace::Found { per_second, at, trust } => {
                 let since = now.saturating_duration_since(at);
@@ -279,15 +301,15 @@ impl Pacer {
                     * (1.0 + growth).powf(early.as_secs_f64())
                     * (1.0 + growth.max(QUIET_GROWTH)).powf(late.as_secs_f64())
             }
-        };
-        let told = self.options.requests_per_second.unwrap_or(f64::INFINITY);
-        learned.min(told).min(self.hinted.unwrap_or(f64::INFINITY))
+        }
     }
 
-    fn request_bound(&self) -> BoundBy {
+    fn request_bound(&self, now: Instant) -> BoundBy {
+        if self.told_per_second() <= self.learned(now) {
+            return BoundBy::Requests;
+        }
         match self.pace {
             Pace::Found { .. } => BoundBy::Refusals,
-            Pace::Unknown { .. } if self.options.requests_per_second.is_some() => BoundBy::Requests,
             Pace::Unknown { .. } => BoundBy::Concurrency,
         }
     }
@@ -366,7 +388,7 @@ mod tests {
                     if accepted {
                         done += 1;
                         pacer.accepted(now);
-                        limit.succeeded(in_flight as u32);
+                        limit.succeeded(in_flight as u32, None);
                     } else {
                         pacer.refused(left, now, self.retry_after, rolls);
                         limit.refused(left, now);
@@ -455,6 +477,74 @@ mod tests {
         pacer.refused(ms(0), ms(20), Some(Duration::from_secs(3)), 0.0);
         assert_eq!(pacer.shut_for(ms(20)), Duration::from_secs(3));
         assert_eq!(pacer.admit(ms(3020), 0), Go::Now);
+    }
+
+    #[test]
+    fn a_late_refusal_that_asks_for_more_shuts_an_open_gate() {
+        let start = Instant::now();
+        let ms = |ms| start + Duration::from_millis(ms);
+        let mut pacer = Pacer::new(Options { eager: true, ..Options::default() }, start);
+        pacer.refused(ms(0), ms(10), Some(Duration::from_secs(1)), 0.0);
+        assert_eq!(pacer.admit(ms(1010), 0), Go::Now);
+        pacer.refused(ms(0), ms(1020), Some(Duration::from_secs(3)), 0.0);
+        assert_eq!(pacer.admit(ms(2000), 0), Go::At(ms(4020), BoundBy::Refusals));
+    }
+
+    #[test]
+    fn refusals_of_one_instant_are_one_event() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(Options { eager: true, ..Options::default() }, start);
+        (0..100).for_each(|_| pacer.accepted(start));
+        pacer.refused(start, start, None, 0.0);
+        let (pace, shut) = (pacer.rate(start), pacer.shut_for(start));
+        (0..16).for_each(|_| pacer.refused(start, start, None, 0.0));
+        assert_eq!((pacer.rate(start), pacer.shut_for(start)), (pace, shut));
+    }
+
+    #[test]
+    fn a_told_rate_that_is_none_paces_without_panic() {
+        for rate in [0.0, -5.0, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE, f64::MAX] {
+            let start = Instant::now();
+            let options = Options {
+                requests_per_second: Some(rate),
+                tokens_per_minute: Some(if rate > 1.0 { u64::MAX } else { 0 }),
+                ..Options::default()
+            };
+            let mut pacer = Pacer::new(options, start);
+            for hours in 0..3000 {
+                let now = start + Duration::from_secs(hours * 3600);
+                pacer.admit(now, u64::MAX);
+                pacer.refused(now, now, Some(Duration::MAX), 0.999);
+                pacer.settle_tokens(now, u64::MAX, u64::MAX);
+            }
+        }
+    }
+
+    #[test]
+    fn what_binds_is_the_lowest_rate() {
+        let start = Instant::now();
+        let options = Options { requests_per_second: Some(20.0), ..Options::default() };
+        let mut pacer = Pacer::new(options, start);
+        pacer.refused(start, start, Some(Duration::from_secs(1)), 0.0);
+        let s = |s| start + Duration::from_secs(s);
+        assert!(matches!(pacer.admit(s(1), 0), Go::Now));
+        assert!(matches!(pacer.admit(s(1), 0), Go::At(_, BoundBy::Refusals)));
+        // Grown far beyond what was told.
+        while pacer.admit(s(60), 0) == Go::Now {}
+        assert!(matches!(pacer.admit(s(60), 0), Go::At(_, BoundBy::Requests)));
+    }
+
+    #[test]
+    fn one_call_reserves_a_minutes_tokens_at_most() {
+        let start = Instant::now();
+        let s = |s| start + Duration::from_secs(s);
+        let options = Options { tokens_per_minute: Some(6_000), eager: true, ..Options::default() };
+        let mut pacer = Pacer::new(options, start);
+        assert_eq!(pacer.admit(s(2), u64::MAX), Go::Now);
+        assert_eq!(pacer.admit(s(62), 100), Go::Now, "the greedy one was abandoned");
+        assert_eq!(pacer.admit(s(70), u64::MAX), Go::Now);
+        pacer.settle_tokens(s(70), u64::MAX, 10);
+        assert_eq!(pacer.admit(s(70), 100), Go::Now);
     }
 
     #[test]

@@ -45,6 +45,9 @@ impl Default for Options {
     }
 }
 
+/// Waits asked for that are longer are not spread any wider.
+const MAX_JITTERED: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Where the next attempt would go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -88,7 +91,8 @@ impl Options {
                 };
                 // A tenth of jitter on what was asked: all who were refused together would
                 // otherwise come back together.
-                self.backoff(base, counted, roll).max(asked.mul_f64(1.0 + roll / 10.0))
+                self.backoff(base, counted, roll)
+                    .max(asked.saturating_add(asked.min(MAX_JITTERED).mul_f64(roll / 10.0)))
             }
         };
         if wait < left { Next::Again(wait) } else { Next::Stop }
@@ -156,6 +160,12 @@ mod tests {
     fn never_sooner_than_asked() {
         check(&six(), &refusal(3000), 90_000, 0.0, &[3000; 5]);
         check(&six(), &refusal(3000), 90_000, 0.5, &[3150, 3150, 3150, 4000, 8000]);
+    }
+
+    #[test]
+    fn a_wait_without_end_is_beyond_every_deadline() {
+        let asked = fault(Retry::After(Duration::MAX));
+        check(&six(), &asked, 90_000, 0.9, &[]);
     }
 
     #[test]

@@ -58,6 +58,34 @@ pub mod opt_duration {
     }
 }
 
+/// A share, written as a number from 0 to 1.
+pub mod share {
+    use super::*;
+
+    /// Writes the number.
+    ///
+    /// # Errors
+    ///
+    /// The serializer's own.
+    pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(*value)
+    }
+
+    /// Reads `0.25`.
+    ///
+    /// # Errors
+    ///
+    /// When the number is not from 0 to 1.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        let value = f64::deserialize(from)?;
+        if (0.0..=1.0).contains(&value) {
+            return Ok(value);
+        }
+        let message = format!("{value} is not a share: write a number from 0 to 1");
+        Err(serde::de::Error::custom(message))
+    }
+}
+
 /// A number of bytes, written as `"16MiB"`, `"512KiB"` or a plain number.
 pub mod size {
     use super::*;
@@ -92,15 +120,22 @@ pub mod size {
     }
 }
 
-/// Reads `"250ms"`, `"30s"`, `"10m"`, `"1h 30m"`.
+/// Whatever comes from a setting can be added to an instant.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+/// Reads `"250ms"`, `"30s"`, `"10m"`, `"1h 30m"`, up to a century.
 ///
 /// # Errors
 ///
 /// A sentence that says how durations are written.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text.trim()).map_err(|_| {
+    let duration = humantime::parse_duration(text.trim()).map_err(|_| {
         format!("`{text}` is not a duration: write it like \"250ms\", \"30s\" or \"10m\"")
-    })
+    })?;
+    if duration > LONGEST {
+        return Err(format!("`{text}` is longer than a century: write at most \"100years\""));
+    }
+    Ok(duration)
 }
 
 /// Writes a duration as [`parse_duration`] reads it.
@@ -235,6 +270,7 @@ mod tests {
             assert_eq!(show_duration(Duration::from_millis(millis)), text);
         }
         assert!(parse_duration("30").unwrap_err().contains("30s"));
+        assert!(parse_duration("300000000000years").unwrap_err().contains("longer"));
     }
 
     #[test]

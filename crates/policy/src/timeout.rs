@@ -12,7 +12,7 @@
 //!
 //! Unary answers are learned apart from streams: their first byte comes with their last.
 
-use crate::setting;
+use crate::{quantile::Quantile, setting};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::time::{Duration, Instant};
@@ -27,10 +27,13 @@ const MARGIN: f64 = 1.5;
 /// The clock moves by at most this factor per [`MOVE_EVERY`].
 const MOVE: f64 = 2.0;
 const MOVE_EVERY: Duration = Duration::from_secs(10);
+/// The tracked quantile is never more than this many times the expected wait. Steps down are a
+/// thousand times smaller than up: one outage must not take a million samples to forget.
+const MAX_RATIO: f64 = 64.0;
 /// Weight of one sample in the running mean, deviation and fit.
 const RECENT: f64 = 0.01;
 /// No unary answer is timed out sooner: its length is not known beforehand.
-const UNARY_FLOOR: Duration = Duration::from_secs(10);
+const UNARY_FLOOR: Duration = Duration::from_secs(60);
 
 /// The clocks of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -127,7 +130,7 @@ pub struct FirstTokenClock {
     samples: u32,
     fit: Fit,
     /// Tracked quantile of `sample / predicted`.
-    quantile: f64,
+    quantile: Quantile,
     mean: f64,
     variance: f64,
     /// The clock's last setting for a prediction of one second, and when it was moved.
@@ -141,7 +144,7 @@ impl FirstTokenClock {
             shape,
             samples: 0,
             fit: Fit { weight: 0.0, x: 0.0, y: 0.0, xx: 0.0, xy: 0.0 },
-            quantile: 0.0,
+            quantile: Quantile::new(TAU, ETA, MAX_RATIO),
             mean: 0.0,
             variance: 0.0,
             set: None,
@@ -154,7 +157,7 @@ impl FirstTokenClock {
             (FirstToken::Fixed(fixed), _) => return fixed.min(options.total),
             (_, Estimator::Quantile) if self.samples < ENOUGH => self.patient(options),
             (_, Estimator::Quantile) => {
-                let factor = self.slowly(MARGIN * self.quantile, now);
+                let factor = self.slowly(MARGIN * self.quantile.value(), now);
                 seconds(factor * self.fit.predict(prompt_tokens))
             }
             (_, Estimator::MeanStddev) if self.samples == 0 => Duration::from_millis(500),
@@ -170,9 +173,10 @@ impl FirstTokenClock {
         let ratio = took / self.fit.predict(prompt_tokens).max(1e-6);
         if self.samples <= ENOUGH {
             // While warming up the largest ratio stands in for the quantile.
-            self.quantile = if self.samples < 5 { 2.0 } else { self.quantile.max(ratio) };
+            let largest = if self.samples < 5 { 2.0 } else { self.quantile.value().max(ratio) };
+            self.quantile.set(largest);
         } else {
-            self.step(ratio > self.quantile);
+            self.quantile.observe(ratio);
         }
         self.fit.add(took, prompt_tokens);
         let weight = RECENT.max(1.0 / f64::from(self.samples));
@@ -184,7 +188,7 @@ impl FirstTokenClock {
     /// An attempt was timed out by this clock: it would have taken longer, nobody knows how much.
     pub fn timed_out(&mut self, waited: Duration) {
         if self.samples >= ENOUGH {
-            self.step(true);
+            self.quantile.exceeded();
         }
         // Leaving it out would teach the mean only what was quick.
         self.samples = self.samples.saturating_add(1);
@@ -192,11 +196,6 @@ impl FirstTokenClock {
         let off = waited.as_secs_f64() - self.mean;
         self.mean += weight * off;
         self.variance = (1.0 - weight) * (self.variance + weight * off * off);
-    }
-
-    fn step(&mut self, exceeded: bool) {
-        let log_step = if exceeded { ETA * TAU } else { -ETA * (1.0 - TAU) };
-        self.quantile *= log_step.exp();
     }
 
     /// Moves the clock's factor towards `wanted`, at most twofold in ten seconds.
@@ -358,6 +357,18 @@ mod tests {
     }
 
     #[test]
+    fn it_recovers_from_a_long_outage() {
+        let (mut clock, start) = (FirstTokenClock::new(Shape::Stream), Instant::now());
+        let second = Duration::from_secs(1);
+        (0..200).for_each(|_| clock.observe(second, 10));
+        (0..100_000).for_each(|_| clock.timed_out(3 * second));
+        (0..100_000).for_each(|_| clock.observe(second, 10));
+        let limit =
+            (0..100).map(|n| clock.timeout(&adaptive(), 10, start + n * 11 * second)).last();
+        assert!(limit.unwrap() < 10 * second, "{limit:?}");
+    }
+
+    #[test]
     fn a_fixed_clock_is_fixed_and_a_unary_one_generous() {
         let fixed = Options {
             first_token: FirstToken::Fixed(Duration::from_secs(3)),
@@ -371,7 +382,7 @@ mod tests {
         let mut unary = FirstTokenClock::new(Shape::Unary);
         assert_eq!(unary.timeout(&adaptive(), 9, now), Duration::from_secs(600));
         (0..200).for_each(|_| unary.observe(Duration::from_millis(50), 9));
-        assert_eq!(unary.timeout(&adaptive(), 9, now), Duration::from_secs(10));
+        assert_eq!(unary.timeout(&adaptive(), 9, now), Duration::from_secs(60));
     }
 
     #[test]

@@ -126,8 +126,14 @@ impl Builder {
                 model: target.model.as_deref().unwrap_or(name).into(),
                 weight: target.weight,
             });
-            let timeouts = model.timeouts.clone();
-            (name.as_str().into(), Model { targets: targets.collect(), timeouts })
+            let built = Model {
+                targets: targets.collect(),
+                timeouts: model.timeouts.clone(),
+                balance: model.balance,
+                hedge: model.hedge.clone(),
+                fallback: model.fallback.iter().map(|name| name.as_str().into()).collect(),
+            };
+            (name.as_str().into(), built)
         });
         let engine = Engine::new(Parts {
             upstreams,
@@ -138,6 +144,7 @@ impl Builder {
             max_in_flight: self.max_in_flight,
             retry: self.settings.retry,
             retry_budget: self.settings.retry_budget,
+            breaker: self.settings.breaker,
             records: self.records,
             seed: self.seed,
         });
@@ -146,6 +153,7 @@ impl Builder {
     }
 
     fn open(&self, name: &str, settings: &UpstreamSettings) -> Result<Upstream, BuildError> {
+        check_rates(name, settings)?;
         let mut options = settings.connection.clone();
         options.base_url.clone_from(&settings.base_url);
         let provider = match settings.protocol {
@@ -179,6 +187,19 @@ impl Builder {
             },
         })
     }
+}
+
+fn check_rates(name: &str, settings: &UpstreamSettings) -> Result<(), BuildError> {
+    for (field, rate) in [
+        ("requests_per_minute", settings.requests_per_minute),
+        ("requests_per_second", settings.requests_per_second),
+    ] {
+        if let Some(rate) = rate.filter(|rate| rate.is_nan() || *rate <= 0.0) {
+            let why = "lets nothing through; give a number above 0, or leave it out";
+            return Err(BuildError(format!("upstreams.{name}.{field}: {rate} {why}")));
+        }
+    }
+    Ok(())
 }
 
 /// The lowest of the rates that were told, in requests per second.

@@ -20,6 +20,8 @@ use tidegate_wire::request;
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// How long a call may take, unless [`Client::with_timeout`] says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(600);
+/// A longer one, as `Duration::MAX` is, is no timeout at all.
+const MAX_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Calls models through an engine of its own. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -72,7 +74,7 @@ impl Client {
             stream: view.stream,
             tenant: self.tenant.clone(),
             priority: Priority::Default,
-            deadline: (tokio::time::Instant::now() + self.timeout).into_std(),
+            deadline: (tokio::time::Instant::now() + self.timeout.min(MAX_TIMEOUT)).into_std(),
             patience: Patience::Counted,
             front: Front::Sdk,
         };

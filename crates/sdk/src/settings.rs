@@ -5,7 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tidegate_core::Limits;
-use tidegate_policy::{concurrency, retry, retry_budget, setting::SecretRef, timeout};
+use tidegate_policy::{
+    balance, breaker, concurrency, hedge, retry, retry_budget, setting::SecretRef, timeout,
+};
 
 /// Upstreams, models and limits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +23,8 @@ pub struct Settings {
     pub retry: retry::Options,
     /// How many attempts beyond the first an upstream may get.
     pub retry_budget: retry_budget::Options,
+    /// When an upstream that keeps failing is left alone.
+    pub breaker: breaker::Options,
 }
 
 /// A model server or provider account.
@@ -33,7 +37,7 @@ pub struct UpstreamSettings {
     pub protocol: Protocol,
     /// Our key there, sent as `Authorization: Bearer`.
     pub api_key: Option<SecretRef>,
-    /// Attempts in flight at once, per model: a number, or "auto" (the default): found from its answers.
+    /// Attempts in flight at once, per model: a number; "auto" (the default), found from its answers; or "gradient", found from first-token times, for servers of one's own.
     pub max_concurrency: concurrency::Options,
     /// Requests per minute it allows, per model. Default: found from its answers.
     pub requests_per_minute: Option<f64>,
@@ -79,6 +83,12 @@ pub struct ModelSettings {
     pub targets: Vec<TargetSettings>,
     /// Its clocks.
     pub timeouts: timeout::Options,
+    /// How its attempts are spread over its targets. Default "p2c-ewma".
+    pub balance: balance::Options,
+    /// When a second attempt starts while the first still thinks. Default: never.
+    pub hedge: hedge::Options,
+    /// Models that answer when all its targets are spent, in order. Default: none.
+    pub fallback: Vec<String>,
     /// What it costs. Without one the cost is unknown, not zero.
     pub price: Option<Price>,
 }

@@ -131,6 +131,8 @@ impl Way {
         };
         let mut settings = Settings::default();
         settings.upstreams.insert(FROM_FLAGS.into(), upstream);
+        // With one server there is nowhere else to go, and the job itself stops when nobody answers.
+        settings.breaker.failures = 0;
         let destination = base_url.to_owned();
         Self { settings, any_model: Some(FROM_FLAGS), default_model: None, destination }
     }

@@ -7,10 +7,11 @@ mod assembly;
 mod commands;
 mod config;
 mod output;
+mod process_log;
 mod signals;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{batch, check, completions, keys, schema, serve, sim};
+use commands::{batch, bench, check, completions, keys, schema, serve, sim};
 use std::process::ExitCode;
 
 // Freed memory goes back to the system after a burst, which glibc's allocator does not promise.
@@ -32,6 +33,7 @@ const EXAMPLES: &str = "Examples:
       --base-url http://10.0.0.5:8000/v1 --model qwen3-8b
   tidegate serve                                a gateway on 127.0.0.1:8080
   tidegate sim --ttft lognormal:300ms,0.4       a model server that costs nothing
+  tidegate bench http://127.0.0.1:8090/v1 --rate 200 --stream
 
 Exit codes: 0 all well; 1 internal error; 2 usage or invalid input; 3 finished but some rows
 failed; 4 authentication or quota stop; 5 budget or deadline reached, resumable; 6 upstream
@@ -42,6 +44,7 @@ enum Verb {
     Serve(serve::Args),
     Batch(Box<batch::Args>),
     Sim(Box<sim::Args>),
+    Bench(Box<bench::Args>),
     Check(check::Args),
     Keys(keys::Args),
     Schema(schema::Args),
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(args),
         Verb::Batch(args) => batch::run(*args),
         Verb::Sim(args) => sim::run(*args),
+        Verb::Bench(args) => bench::run(*args),
         Verb::Check(args) => check::run(args),
         Verb::Keys(args) => keys::run(args),
         Verb::Schema(args) => schema::run(args),

@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 use tidegate_core::{Body, Error, Meter, Result, Retry, Usage};
-use tidegate_wire::{json, usage};
+use tidegate_wire::{classify, json, usage};
 
 /// Answers up to this are read whole.
 const WHOLE_BYTES: usize = 1 << 20;
@@ -55,6 +55,9 @@ pub(crate) async fn read(mut source: Source, max_bytes: usize) -> Result<Unary> 
     let whole = if first.is_empty() { all.freeze() } else { first };
     if !json::is_valid(&whole) {
         return Err(not_json(&whole));
+    }
+    if let Some(error) = classify::error_answer(&whole) {
+        return Err(error);
     }
     let usage = usage::read(&whole);
     Ok(Unary { body: Body::whole(whole), usage, meter: None })

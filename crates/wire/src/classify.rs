@@ -8,7 +8,7 @@
 
 use crate::{rate_limits, retry_after};
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use std::{
     borrow::Cow,
     time::{Duration, SystemTime},
@@ -61,6 +61,36 @@ pub fn error_event(data: &[u8]) -> Option<Error> {
     Some(error.with_answer(status, Bytes::copy_from_slice(data)))
 }
 
+/// The error a whole answer of status 200 carries in an answer's place, if it does.
+///
+/// Some gateways (OpenRouter is one) send `{"error":…}` with a status of success. An object of the
+/// API that has an `error` among its fields (a response that failed, or `null` in one that did
+/// not) is an answer. Costs nothing for long answers, and one search for short ones.
+pub fn error_answer(body: &[u8]) -> Option<Error> {
+    /// Longest error that is looked for.
+    const MAX_BYTES: usize = 16 << 10;
+    /// What an answer of any operation has one of.
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        object: Option<IgnoredAny>,
+        #[serde(default)]
+        choices: Option<IgnoredAny>,
+        #[serde(default)]
+        data: Option<IgnoredAny>,
+        #[serde(default)]
+        output: Option<IgnoredAny>,
+    }
+    if body.len() > MAX_BYTES {
+        return None;
+    }
+    memchr::memmem::find(body, b"\"error\"")?;
+    match serde_json::from_slice::<Answer>(body) {
+        Ok(Answer { object: None, choices: None, data: None, output: None }) => error_event(body),
+        _ => None,
+    }
+}
+
 fn by_status(status: u16, said: &Said<'_>, wait: Option<Duration>) -> Error {
     let later = Retry::After(wait.unwrap_or_default());
     match status {
@@ -104,7 +134,7 @@ fn by_words(said: &Said<'_>) -> Error {
     if of_the_caller.into_iter().any(says) {
         return rejected(format!("the upstream rejects the request: {}", said.text(400)));
     }
-    upstream(Kind::Upstream, "the upstream's stream carries an error")
+    upstream(Kind::Upstream, "the upstream's answer is an error, sent as a success")
         .with_retry(Retry::After(Duration::ZERO))
 }
 
@@ -167,7 +197,7 @@ enum Detail<'a> {
         #[serde(borrow, default)]
         message: Option<Word<'a>>,
     },
-    Other(serde::de::IgnoredAny),
+    Other(IgnoredAny),
 }
 
 /// A string, or a number seen as one; anything else says nothing.
@@ -177,7 +207,7 @@ enum Word<'a> {
     #[serde(borrow)]
     Text(Cow<'a, str>),
     Number(i64),
-    Other(serde::de::IgnoredAny),
+    Other(IgnoredAny),
 }
 
 impl<'a> Word<'a> {
@@ -338,6 +368,26 @@ mod tests {
             assert!(!error.message().contains("sk-secret"));
         }
         assert!(refused(422, "<html>", &[]).message().ends_with("status 422"));
+    }
+
+    #[test]
+    fn an_error_in_an_answers_place() {
+        let kind = |body: &str| error_answer(body.as_bytes()).map(|error| error.kind());
+        for (body, expected) in [
+            (r#"{"error":{"message":"boom"}}"#, Some(Kind::Upstream)),
+            (
+                r#"{"user":"u","error":{"code":429,"message":"slow down"}}"#,
+                Some(Kind::UpstreamCapacity),
+            ),
+            (r#"{"error":{"code":400,"message":"no"}}"#, Some(Kind::Rejected)),
+            (r#"{"error":"boom"}"#, Some(Kind::Upstream)),
+            (r#"{"error":null}"#, None),
+            (r#"{"object":"response","status":"failed","error":{"code":"server_error"}}"#, None),
+            (r#"{"choices":[{"message":{"content":"a \"error\" b"}}],"error":{"code":1}}"#, None),
+            (r#"{"data":[],"x":"\"error\""}"#, None),
+        ] {
+            assert_eq!(kind(body), expected, "{body}");
+        }
     }
 
     #[test]

@@ -149,13 +149,17 @@ fn flag(name: &'static str, raw: Option<&RawValue>) -> Result<bool> {
     }
 }
 
+/// A count; a negative one means "no limit" to some servers (`max_tokens: -1`), and whether
+/// `100.0` will do is theirs to judge.
 fn whole(name: &'static str, raw: Option<&RawValue>) -> Result<Option<u64>> {
-    raw.map(|raw| {
-        raw.get().parse().map_err(|_| {
-            Error::invalid(name, format!("the field `{name}` must be a whole number, 0 or more"))
-        })
-    })
-    .transpose()
+    let Some(raw) = raw else { return Ok(None) };
+    if let Ok(count) = raw.get().parse::<u64>() {
+        return Ok(Some(count));
+    }
+    match raw.get().parse::<f64>() {
+        Ok(number) => Ok((number >= 0.0).then_some(number as u64)),
+        Err(_) => Err(Error::invalid(name, format!("the field `{name}` must be a number"))),
+    }
 }
 
 /// The operation's own word for the most tokens of an answer; the other words are not ours.
@@ -208,6 +212,13 @@ mod tests {
     }
 
     #[test]
+    fn odd_counts_are_the_upstreams_to_judge() {
+        assert_eq!(chat(r#"{"model":"m","max_tokens":-1}"#).max_output, None);
+        assert_eq!(chat(r#"{"model":"m","max_tokens":100.0}"#).max_output, Some(100));
+        assert_eq!(chat(r#"{"model":"m","max_tokens":1e99}"#).max_output, Some(u64::MAX));
+    }
+
+    #[test]
     fn the_newer_word_wins() {
         assert_eq!(
             chat(r#"{"model":"m","max_tokens":7,"max_completion_tokens":9}"#).max_output,
@@ -235,8 +246,8 @@ mod tests {
             ("{\"model\":7}", Some("model"), "must be a string"),
             ("{\"model\":\"\"}", Some("model"), "empty"),
             ("{\"model\":\"m\",\"stream\":\"yes\"}", Some("stream"), "true or false"),
-            ("{\"model\":\"m\",\"max_tokens\":-1}", Some("max_tokens"), "whole number"),
-            ("{\"model\":\"m\",\"n\":1.5}", Some("n"), "whole number"),
+            ("{\"model\":\"m\",\"max_tokens\":\"7\"}", Some("max_tokens"), "must be a number"),
+            ("{\"model\":\"m\",\"n\":[]}", Some("n"), "must be a number"),
             ("{\"model\":\"a\",\"model\":\"b\"}", Some("model"), "duplicate field `model`"),
             ("{\"model\":\"m\",\n \"x\":}", None, "line 2 column 6"),
             ("{\"model\":\"m\"", None, "EOF while parsing an object at line 1 column 12"),

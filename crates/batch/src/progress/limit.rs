@@ -9,6 +9,7 @@ pub(crate) enum LimitedBy {
     Requests,
     Tokens,
     Refusals,
+    Failures,
     Latency,
     Disk,
 }
@@ -21,6 +22,7 @@ impl LimitedBy {
             Self::Requests => "rpm",
             Self::Tokens => "tpm",
             Self::Refusals => "429s",
+            Self::Failures => "upstream failures",
             Self::Latency => "upstream latency",
             Self::Disk => "disk",
         }
@@ -44,6 +46,7 @@ pub(crate) fn limited_by(
         Some(BoundBy::Requests) => LimitedBy::Requests,
         Some(BoundBy::Tokens) => LimitedBy::Tokens,
         Some(BoundBy::Refusals) => LimitedBy::Refusals,
+        Some(BoundBy::Breaker) => LimitedBy::Failures,
         Some(BoundBy::Concurrency) => LimitedBy::Concurrency,
         Some(BoundBy::Nothing) | None if is_full => LimitedBy::Concurrency,
         Some(BoundBy::Nothing) | None => LimitedBy::Latency,
@@ -54,6 +57,7 @@ pub(crate) fn limited_by(
 mod tests {
     use super::*;
     use std::time::Duration;
+    use tidegate_core::BreakerState;
 
     fn upstream(bound_by: BoundBy, waiting: u32) -> UpstreamState {
         UpstreamState {
@@ -65,6 +69,9 @@ mod tests {
             requests_per_second: None,
             shut_for: Duration::ZERO,
             bound_by,
+            breaker: BreakerState::Closed,
+            share: 1.0,
+            latency: Duration::ZERO,
             attempts: 0,
             refusals: 0,
         }

@@ -6,7 +6,7 @@ use std::{
 };
 use tidegate_core::{BoxFuture, Call, KeyRecord, Limits, Provider, Reply, Result, Store, Tenant};
 use tidegate_engine::{Engine, Model, Outcome, Parts, Record, Target, Upstream};
-use tidegate_policy::{concurrency, pacer, retry, retry_budget, timeout};
+use tidegate_policy::{balance, breaker, concurrency, pacer, retry, retry_budget, timeout};
 use tidegate_testkit::{script::Scripted, trace::Trace};
 
 /// A store that knows nobody: identity is the fronts' and the store's business.
@@ -63,7 +63,7 @@ impl House {
             .iter()
             .map(|(name, _)| Target { upstream: (*name).into(), model: "m".into(), weight: 1 })
             .collect();
-        let model = Model { targets, timeouts: timeout::Options::default() };
+        let model = Model { targets, balance: balance::Options::Weighted, ..Model::default() };
         let upstreams = providers
             .into_iter()
             .map(|(name, provider)| {
@@ -84,6 +84,8 @@ impl House {
             max_in_flight: 1000,
             retry: retry::Options::default(),
             retry_budget: retry_budget::Options::default(),
+            // Off, so that each scenario shows one policy; `breakers` turns it on.
+            breaker: breaker::Options { failures: 0, ..breaker::Options::default() },
             records: Some(Arc::new(move |record| sink.lock().unwrap().push(record))),
             seed: 7,
         };
@@ -98,6 +100,10 @@ impl House {
     pub(crate) fn upstreams(mut self, change: impl Fn(&mut Upstream)) -> Self {
         self.parts.upstreams.values_mut().for_each(change);
         self
+    }
+
+    pub(crate) fn breakers(self) -> Self {
+        self.parts(|parts| parts.breaker = breaker::Options::default())
     }
 
     pub(crate) fn parts(mut self, change: impl FnOnce(&mut Parts)) -> Self {

@@ -1,8 +1,9 @@
 use crate::house::House;
+use futures_util::StreamExt;
 use std::{sync::Arc, time::Duration};
 use tidegate_core::{Answer, BoundBy, Call, Kind, Limits, Scope, Tenant, TokenEstimate};
 use tidegate_policy::{concurrency, pacer};
-use tidegate_testkit::script::call;
+use tidegate_testkit::script::{call, streaming, within};
 
 fn by(tenant: &str, scope: Scope) -> Call {
     let tenant = Tenant { id: tenant.into(), limits: None, scope, ..Tenant::local() };
@@ -42,6 +43,103 @@ async fn tokens_are_reserved_by_estimate_and_settled_by_usage() {
     assert!(first.is_ok() != second.is_ok(), "both reserved at once do not fit");
     drop((first, second));
     home.is_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_of_a_failed_call_come_back() {
+    for step in ["rejected 400; ok", "refused; ok", "unreachable; ok", "fault; ok"] {
+        let home = House::new(&[("a", step)])
+            .parts(|parts| {
+                parts.default_limits = Limits { tokens_per_minute: Some(100), ..Limits::default() };
+                parts.retry.max_attempts = 1;
+            })
+            .open();
+        let eighty =
+            || Call { tokens: TokenEstimate { input: 10, output: 70 }, ..by("ann", Scope::All) };
+        home.call(eighty()).await.unwrap_err();
+        home.call(Call { deadline: within(Duration::from_secs(30)), ..eighty() })
+            .await
+            .unwrap_or_else(|error| panic!("after {step}: {error}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_stream_is_settled_by_what_has_passed() {
+    let home = House::new(&[("a", "stream 90 chunks every 1ms; ok")])
+        .parts(|parts| {
+            parts.default_limits = Limits { tokens_per_minute: Some(100), ..Limits::default() };
+        })
+        .open();
+    let tokens = TokenEstimate { input: 10, output: 70 };
+    let mut reply =
+        home.call(Call { stream: true, tokens, ..by("ann", Scope::All) }).await.unwrap();
+    for _ in 0..3 {
+        reply.body.next().await.unwrap().unwrap();
+    }
+    drop(reply);
+    let told = home.call(Call { tokens, ..by("ann", Scope::All) }).await.unwrap().served.tenant;
+    // 100 - (10 + 3) - 80, the reservation of the second.
+    assert_eq!(told.tokens.remaining, Some(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_call_does_not_hold_the_upstreams_tokens() {
+    let home = House::new(&[("a", "rejected 400; ok")])
+        .upstreams(|upstream| upstream.pacer.tokens_per_minute = Some(6_000))
+        .open();
+    let greedy = TokenEstimate { input: 10, output: u64::MAX };
+    home.call(Call { tokens: greedy, ..call("chat") }).await.unwrap_err();
+    home.call(call("chat")).await.unwrap();
+    assert!(home.trace.elapsed() < Duration::from_secs(3), "{:?}", home.trace.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_line_moves_when_tokens_come_back() {
+    let home = House::new(&[("a", "ok after 100ms")])
+        .upstreams(|upstream| upstream.pacer.tokens_per_minute = Some(60_000))
+        .open();
+    // Ten seconds' worth each by estimate, ten tokens in truth.
+    let calls = (0..5).map(|_| {
+        let tokens = TokenEstimate { input: 10, output: 10_000 };
+        home.engine.call(Call { tokens, ..call("chat") })
+    });
+    let replies = futures_util::future::join_all(calls).await;
+    assert!(replies.iter().all(Result::is_ok));
+    assert!(home.trace.elapsed() < Duration::from_secs(3), "{:?}", home.trace.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_grown_by_first_tokens_lets_the_line_move() {
+    let home = House::new(&[("a", "stream 2 chunks every 8s")])
+        .upstreams(|upstream| upstream.concurrency = concurrency::Options::Auto)
+        .open();
+    let calls = (0..15).map(|_| async {
+        let reply = home.engine.call(streaming("chat")).await.unwrap();
+        reply.body.collect(1 << 20).await.unwrap();
+    });
+    futures_util::future::join_all(calls).await;
+    let at = |ms: &str| home.trace.lines().iter().filter(|line| line.starts_with(ms)).count();
+    assert_eq!(home.trace.count(" send a"), 15);
+    assert!(at("8000ms send") == 5, "{:?}", home.trace.lines());
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_learn_neither_from_faults_nor_from_callers_deadlines() {
+    let learned = |home: &crate::house::Home| home.engine.upstreams().remove(0).concurrency;
+    for step in ["fault", "rejected 400", "timeout connect", "slow"] {
+        let home = House::new(&[("a", step)])
+            .upstreams(|upstream| upstream.concurrency = concurrency::Options::Auto)
+            .parts(|parts| parts.retry.max_attempts = 1)
+            .open();
+        for _ in 0..3 {
+            let calls = (0..10).map(|_| {
+                let deadline = within(Duration::from_millis(100));
+                home.engine.call(Call { deadline, ..call("chat") })
+            });
+            futures_util::future::join_all(calls).await;
+        }
+        assert_eq!(learned(&home), concurrency::START, "after {step}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

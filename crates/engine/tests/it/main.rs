@@ -1,8 +1,10 @@
 //! The engine ring: scripted providers, virtual time, the trace is the assertion.
 #![expect(clippy::unwrap_used, reason = "what a test rests on may panic")]
 
+mod breakers;
 mod cancel;
 mod driver;
+mod hedges;
 mod house;
 mod limits;
 mod retries;

@@ -1,7 +1,8 @@
 use crate::house::House;
+use futures_util::{StreamExt, future::join};
 use std::time::Duration;
 use tidegate_core::{Call, Class, Clock, Kind};
-use tidegate_policy::{retry, timeout::FirstToken};
+use tidegate_policy::{concurrency, retry, timeout::FirstToken};
 use tidegate_testkit::script::{call, streaming, within};
 
 fn once(house: House) -> House {
@@ -50,6 +51,21 @@ async fn each_clock_says_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_freed_at_the_deadline_comes_too_late() {
+    let home = House::new(&[("a", "ok after 1s")])
+        .upstreams(|upstream| upstream.concurrency = concurrency::Options::Fixed(1))
+        .open();
+    let second = Call { deadline: within(Duration::from_secs(1)), ..call("chat") };
+    // Polled in this order: the slot is free before the second looks at its clock.
+    let both = join(home.engine.call(call("chat")), home.engine.call(second));
+    let (first, second) = both.await;
+    first.unwrap();
+    assert_eq!(second.unwrap_err().kind(), Kind::DeadlineExceeded);
+    assert_eq!(home.trace.count("send"), 1);
+    home.is_empty();
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_token_clock_learns() {
     let home = once(House::new(&[("a", "120 * stream 1 chunks every 100ms; slow")])).open();
     for _ in 0..120 {
@@ -72,6 +88,37 @@ async fn no_attempt_outlives_the_deadline_even_between_chunks() {
     assert_eq!(error.kind(), Kind::DeadlineExceeded);
     assert_eq!(home.trace.elapsed(), Duration::from_millis(3500));
     home.is_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_of_a_quick_stream_is_cut_at_the_deadline_too() {
+    let home = once(House::new(&[("a", "stream 1000 chunks")])).open();
+    let short = Call { deadline: within(Duration::from_millis(3500)), ..streaming("chat") };
+    let mut reply = home.engine.call(short).await.unwrap();
+    let error = loop {
+        match reply.body.next().await.unwrap() {
+            Ok(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), Kind::DeadlineExceeded);
+    assert_eq!(home.trace.elapsed(), Duration::from_secs(4));
+    drop(reply);
+    home.is_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn clocks_without_end_do_not_overflow() {
+    let home = House::new(&[("a", "stream 2 chunks every 10ms")])
+        .timeouts(|clocks| {
+            clocks.connect = Duration::MAX;
+            clocks.first_token = FirstToken::Fixed(Duration::MAX);
+            clocks.idle = Duration::MAX;
+            clocks.total = Duration::MAX;
+        })
+        .open();
+    let reply = home.engine.call(streaming("chat")).await.unwrap();
+    reply.body.collect(1 << 20).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,6 +43,14 @@ async fn one_good_host_is_needed() {
     }
 }
 
+/// hyper takes a line feed alone for the end of a line.
+#[tokio::test(start_paused = true)]
+async fn a_head_with_bare_line_feeds_was_answered() {
+    refused(b"GET /livez HTTP/1.1\nHost: gate\n\n", 400).await;
+    refused(b"GET /livez HTTP/1.1\r\nHost: gate\nx: y\r\n\r\n", 400).await;
+    refused(b"GET /livez HTTP/1.1\r\nHost: gate\r\n\n", 400).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn paths_mean_one_thing() {
     for path in [

@@ -37,6 +37,8 @@ pub(crate) struct Stub {
     script: Script,
     /// Every call so far.
     pub(crate) calls: Mutex<Vec<Call>>,
+    /// What it says of its upstreams.
+    pub(crate) upstreams: Mutex<Vec<UpstreamState>>,
     /// One permit for each call that began, and for each that ended, however it did.
     pub(crate) begun: Semaphore,
     pub(crate) ended: Arc<Semaphore>,
@@ -56,6 +58,7 @@ impl Stub {
         Arc::new(Self {
             script: Box::new(script),
             calls: Mutex::default(),
+            upstreams: Mutex::default(),
             begun: Semaphore::new(0),
             ended: Arc::new(Semaphore::new(0)),
         })
@@ -112,7 +115,7 @@ impl Answer for Stub {
     }
 
     fn upstreams(&self) -> Vec<UpstreamState> {
-        Vec::new()
+        self.upstreams.lock().unwrap().clone()
     }
 }
 

@@ -62,6 +62,26 @@ fn threads_without_a_runtime_have_a_client_too() {
     });
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_timeout_without_end_is_none() {
+    let client = client(&Sim::new(Options::default()), settings(|_| ()));
+    let client = client.with_timeout(Duration::MAX);
+    let body = serde_json::json!({ "model": "sim-small", "input": "text" });
+    client.json(Operation::Embeddings, &body).await.unwrap();
+}
+
+#[test]
+fn a_rate_nothing_can_pass_is_named() {
+    for rate in [0.0, -1.0, f64::NAN] {
+        let broken = settings(|upstream| upstream.requests_per_minute = Some(rate));
+        let sim = Sim::new(Options::default());
+        let simulator = Arc::new(move || sim.connect());
+        let built = Client::builder().settings(broken).simulator(simulator).build();
+        let error = built.err().unwrap().to_string();
+        assert!(error.contains("upstreams.sim.requests_per_minute"), "{error}");
+    }
+}
+
 #[test]
 fn what_does_not_fit_together_is_named() {
     let mut broken = settings(|_| ());

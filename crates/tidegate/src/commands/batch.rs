@@ -766,7 +766,7 @@ mod tests {
             (&["x", "-c", "0"][..], "auto, or a number"),
             (&["x", "--set", "temperature"], "PATH=VALUE"),
             (&["x", "--endpoint", "chats"], "one of chat, completions"),
-            (&["x", "--rpm", "-1"], "above 0"),
+            (&["x", "--rpm=-1"], "above 0"),
             (&["x", "--price-input", "1"], "--price-output"),
             (&["x", "--concurency", "1"], "--concurrency"),
         ] {

@@ -1,6 +1,7 @@
 //! One file per verb: its flags, and what it does with them.
 
 pub(crate) mod batch;
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod keys;

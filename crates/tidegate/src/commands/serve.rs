@@ -4,7 +4,7 @@ use crate::{
     access_log::AccessLog,
     assembly,
     config::{self, Environment, Loaded, Override, Sources},
-    output, signals,
+    output, process_log, signals,
 };
 use anyhow::Context;
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -53,6 +53,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     for warning in &loaded.warnings {
         output::note(&format!("warning: {warning}"));
     }
+    process_log::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(loaded, port_file))
 }

@@ -35,7 +35,7 @@ use std::{
     path::PathBuf,
 };
 use tidegate_core::Secret;
-use tidegate_policy::{retry, retry_budget};
+use tidegate_policy::{breaker, retry, retry_budget};
 use tidegate_sdk::{LimitsSettings, ModelSettings, Settings, UpstreamSettings};
 
 /// The configuration of a gateway.
@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) retry: retry::Options,
     /// How many attempts beyond the first an upstream may get.
     pub(crate) retry_budget: retry_budget::Options,
+    /// When an upstream that keeps failing is left alone.
+    pub(crate) breaker: breaker::Options,
     /// What is written about calls.
     pub(crate) log: Log,
 }
@@ -119,6 +121,7 @@ impl Config {
             limits: self.limits.clone(),
             retry: self.retry.clone(),
             retry_budget: self.retry_budget.clone(),
+            breaker: self.breaker.clone(),
         }
     }
 

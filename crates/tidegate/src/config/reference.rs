@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use std::{env, fs, path::Path};
 
 /// Values shown in the example: of keys that have no default, and of names to choose.
-const SAMPLES: [(&str, &str); 15] = [
+const SAMPLES: [(&str, &str); 16] = [
+    ("models.chat.hedge.after", "\"300ms\""),
     ("upstreams.*", "vllm"),
     ("models.*", "chat"),
     ("upstreams.vllm.base_url", "\"http://10.0.0.5:8000/v1\""),
@@ -25,8 +26,8 @@ const SAMPLES: [(&str, &str); 15] = [
 ];
 
 /// The tables a reader meets first, first.
-const ORDER: [&str; 7] =
-    ["server", "upstreams", "models", "limits", "retry", "retry_budget", "log"];
+const ORDER: [&str; 8] =
+    ["server", "upstreams", "models", "limits", "retry", "retry_budget", "breaker", "log"];
 
 /// Keys that the example does not leave commented out.
 const ACTIVE: [&str; 2] = ["upstreams.vllm.base_url", "models.chat.targets"];

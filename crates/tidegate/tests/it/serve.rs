@@ -1,6 +1,6 @@
 use crate::web::{Gateway, json, send, simulator, text};
 use http_body_util::BodyExt;
-use tidegate_testkit::process::Pipe;
+use tidegate_testkit::process::{Pipe, Tidegate};
 
 const CHAT: &str =
     r#"{"model":"sim-small","messages":[{"role":"user","content":"hello there"}],"max_tokens":8}"#;
@@ -146,4 +146,25 @@ async fn sigterm_finishes_what_is_in_flight() {
     let log = std::fs::read_to_string(gateway.dir.path().join("access.log")).unwrap();
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(!log.contains("hello there") && !log.contains(&gateway.key), "{log}");
+}
+
+/// The warning went nowhere: no subscriber was installed.
+#[tokio::test]
+async fn what_operators_must_hear_of_was_said_to_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let serve = format!(
+        "ulimit -n 40; exec {} serve --listen 127.0.0.1:0 --data-dir state --access-log off",
+        crate::web::BIN
+    );
+    let mut command = std::process::Command::new("sh");
+    let gateway =
+        Tidegate::spawn_command(command.args(["-c", &serve]).current_dir(dir.path())).unwrap();
+    let address = gateway.addr().await;
+    let mut connections = Vec::new();
+    for _ in 0..60 {
+        connections.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    gateway.line(Pipe::Stderr, "cannot accept connections").await;
+    drop(connections);
+    assert_eq!(send(address, "GET", "/livez", &[], "").await.status(), 200);
 }

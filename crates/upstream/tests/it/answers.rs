@@ -86,6 +86,14 @@ async fn an_answer_cut_anywhere_is_a_fault() {
 }
 
 #[tokio::test]
+async fn an_error_with_status_200_was_an_answer() {
+    let body = r#"{"error":{"message":"no worker","code":502}}"#;
+    let error = refused(answer("200 OK", JSON, body)).await;
+    assert_eq!((error.class(), error.retry()), (Class::Fault, NOW));
+    assert_eq!(stream_refused(answer("200 OK", JSON, body)).await.class(), Class::Fault);
+}
+
+#[tokio::test]
 async fn what_is_no_json_is_a_fault() {
     let page = answer("200 OK", "content-type: text/html\r\n", "<html>hello</html>");
     assert!(refused(page.clone()).await.message().contains("base_url"));

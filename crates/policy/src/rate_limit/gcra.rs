@@ -1,6 +1,4 @@
-//! Rate limit: a token bucket kept as one instant (GCRA).
-//!
-//! # Why
+//! Token bucket, kept as one instant (GCRA).
 //!
 //! The generic cell rate algorithm (ITU-T I.371) is a token bucket whose whole state is the
 //! *theoretical arrival time*: no refill timer, no drift between windows, exact waiting times.
@@ -13,31 +11,9 @@
 //! remaining = (tau - (tat - now)) / T      retry_after = new - tau - now
 //! ```
 
+use super::{Rate, Refused, later};
 use std::time::{Duration, Instant};
 use tidegate_core::Allowance;
-
-/// How much of something may pass in a period.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate {
-    /// Units per [`Rate::per`].
-    pub limit: u64,
-    /// The period.
-    pub per: Duration,
-    /// Units that may pass at once after a pause.
-    pub burst: u64,
-}
-
-impl Rate {
-    /// `limit` per minute, all of which may pass at once.
-    pub const fn per_minute(limit: u64) -> Self {
-        Self { limit, per: Duration::from_secs(60), burst: limit }
-    }
-
-    fn cost(&self, units: u64) -> Duration {
-        let nanos = self.per.as_nanos() * u128::from(units) / u128::from(self.limit.max(1));
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-}
 
 /// One bucket. Costs two comparisons and an addition per question.
 #[derive(Clone, Debug)]
@@ -45,13 +21,6 @@ pub struct Bucket {
     rate: Rate,
     /// When the bucket is full again, had nothing more arrived.
     tat: Option<Instant>,
-}
-
-/// The bucket does not hold that much now.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Refused {
-    /// How long until it does; `None` when it never can, as the cost exceeds the burst.
-    pub retry_after: Option<Duration>,
 }
 
 impl Bucket {
@@ -67,9 +36,9 @@ impl Bucket {
     /// [`Refused`] when they are not there; nothing is taken then.
     pub fn take(&mut self, now: Instant, cost: u64) -> Result<(), Refused> {
         let depth = self.rate.cost(self.rate.burst);
-        let after = self.used(now) + self.rate.cost(cost);
+        let after = self.used(now).saturating_add(self.rate.cost(cost));
         if after <= depth {
-            self.tat = Some(now + after);
+            self.tat = Some(later(now, after));
             return Ok(());
         }
         let never = cost > self.rate.burst;
@@ -83,11 +52,11 @@ impl Bucket {
     pub fn settle(&mut self, now: Instant, reserved: u64, used: u64) {
         let held = self.used(now);
         let corrected = if used >= reserved {
-            held + self.rate.cost(used - reserved)
+            held.saturating_add(self.rate.cost(used - reserved))
         } else {
             held.saturating_sub(self.rate.cost(reserved - used))
         };
-        self.tat = Some(now + corrected);
+        self.tat = Some(later(now, corrected));
     }
 
     /// What callers are told of this bucket.

@@ -1,29 +1,31 @@
-//! Balance: which target of a model takes the next attempt.
-//!
-//! # Why
-//!
-//! Weights let one model be served by several servers or accounts in stated shares. An attempt
-//! after a failure prefers a target the call has not tried: the same server would most likely
-//! fail the same way.
+//! weighted: at random, in proportion to the weights.
 
 /// Picks one of `weights` in proportion, by `roll` in `[0, 1)`, among those `open` says may be
 /// taken; `None` when there is none.
 ///
 /// A weight of zero is never picked: it parks a target without removing it.
 pub fn weighted(weights: &[u32], roll: f64, open: impl Fn(usize) -> bool) -> Option<usize> {
-    let share = |index: usize| if open(index) { u64::from(weights[index]) } else { 0 };
-    let total: u64 = (0..weights.len()).map(share).sum();
-    if total == 0 {
-        return None;
-    }
-    let mut ticket = ((roll * total as f64) as u64).min(total - 1);
-    for index in 0..weights.len() {
-        match ticket.checked_sub(share(index)) {
-            Some(left) => ticket = left,
-            None => return Some(index),
+    draw(weights.len(), |index| if open(index) { f64::from(weights[index]) } else { 0.0 }, roll)
+}
+
+/// Draws one of `count` positions in proportion to `weight`; never one of weight zero.
+pub(super) fn draw(count: usize, weight: impl Fn(usize) -> f64, roll: f64) -> Option<usize> {
+    let total: f64 = (0..count).map(&weight).sum();
+    let mut ticket = roll * total;
+    let mut last = None;
+    for index in 0..count {
+        let share = weight(index);
+        if share <= 0.0 {
+            continue;
         }
+        if ticket < share {
+            return Some(index);
+        }
+        ticket -= share;
+        // Rounding can leave a ticket over: it is the last one's.
+        last = Some(index);
     }
-    None
+    last
 }
 
 #[cfg(test)]
@@ -42,6 +44,7 @@ mod tests {
     fn picks_in_proportion() {
         check(&[3, 1], &[], &[0, 0, 0, 1]);
         check(&[1, 0, 1], &[], &[0, 2]);
+        assert_eq!(weighted(&[1, 1, 0], 1.0, |_| true), Some(1));
     }
 
     #[test]

@@ -1,0 +1,269 @@
+//! The server under load: where it is and how byte streams to it come into being.
+
+use crate::Error;
+use http::{HeaderValue, Uri, uri::Scheme};
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+use tidegate_core::Operation;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// The server under load.
+pub struct Target {
+    /// As reports show it.
+    pub(crate) url: String,
+    pub(crate) host: HeaderValue,
+    /// Path before the operation's.
+    below: String,
+    connector: Connector,
+}
+
+enum Connector {
+    Tcp {
+        host: Box<str>,
+        port: u16,
+        addresses: Vec<SocketAddr>,
+        good: AtomicUsize,
+        tls: Option<Tls>,
+    },
+    Local(Box<dyn Fn() -> DuplexStream + Send + Sync>),
+}
+
+struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Target {
+    /// Reads a base URL; `/v1` is meant when it has no path.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with it, and never repeats what may hold a secret.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        const LIKE: &str = "write it like http://127.0.0.1:8000/v1";
+        let uri: Uri = url.trim().parse().map_err(|_| format!("it is not a URL: {LIKE}"))?;
+        let is_tls = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => false,
+            Some(scheme) if *scheme == Scheme::HTTPS => true,
+            _ => return Err(format!("it must start with http:// or https://: {LIKE}")),
+        };
+        let authority = uri.authority().ok_or_else(|| format!("it has no host: {LIKE}"))?;
+        if authority.as_str().contains('@') {
+            return Err("it must not hold a user name or password; use --api-key-env".into());
+        }
+        if uri.query().is_some() || url.contains('#') {
+            return Err("it must not have a query or a fragment".into());
+        }
+        let path = uri.path().trim_end_matches('/');
+        if Operation::ALL.iter().any(|operation| path.ends_with(operation.path())) {
+            return Err(format!("it ends in an endpoint, which --endpoint chooses: {LIKE}"));
+        }
+        let below = if path.is_empty() { "/v1" } else { path }.to_owned();
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let tls = is_tls.then(|| Tls::new(host)).transpose()?;
+        Ok(Self {
+            url: format!("{}://{authority}{below}", uri.scheme_str().unwrap_or("http")),
+            host: HeaderValue::from_str(authority.as_str()).map_err(|_| "its host is odd")?,
+            below,
+            connector: Connector::Tcp {
+                host: host.into(),
+                port: authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
+                addresses: Vec::new(),
+                good: AtomicUsize::new(0),
+                tls,
+            },
+        })
+    }
+
+    /// A server in this process; `connect` makes one end of a pipe whose other end it serves.
+    ///
+    /// Requests are then paced by the runtime's timer, so that virtual time works.
+    pub fn local(connect: impl Fn() -> DuplexStream + Send + Sync + 'static) -> Self {
+        Self {
+            url: "local".into(),
+            host: HeaderValue::from_static("local"),
+            below: "/v1".into(),
+            connector: Connector::Local(Box::new(connect)),
+        }
+    }
+
+    /// Whether it is in this process.
+    pub(crate) const fn is_local(&self) -> bool {
+        matches!(self.connector, Connector::Local(_))
+    }
+
+    /// The path of a request.
+    pub(crate) fn path(&self, below: &str) -> Uri {
+        format!("{}{below}", self.below).parse().expect("two paths make a path")
+    }
+
+    /// Looks the host up, once: a lookup per connection would be measured with it.
+    pub(crate) async fn resolve(&mut self) -> Result<(), Error> {
+        let Connector::Tcp { host, port, addresses, .. } = &mut self.connector else {
+            return Ok(());
+        };
+        if addresses.is_empty() {
+            let found = tokio::net::lookup_host((&**host, *port)).await.map_err(|error| {
+                Error::Unreachable(format!("{host} cannot be looked up: {error}"))
+            })?;
+            addresses.extend(found);
+        }
+        Ok(())
+    }
+
+    /// Opens a byte stream; tries every address, the one that worked last first.
+    pub(crate) async fn dial(&self) -> io::Result<Stream> {
+        let (addresses, good, tls) = match &self.connector {
+            Connector::Local(connect) => return Ok(Stream::Local(connect())),
+            Connector::Tcp { addresses, good, tls, .. } => (addresses, good, tls),
+        };
+        let first = good.load(Relaxed);
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for tried in 0..addresses.len() {
+            let at = (first + tried) % addresses.len();
+            match TcpStream::connect(addresses[at]).await {
+                Ok(tcp) => {
+                    // With Nagle's algorithm on, requests wait some 40 ms for an ACK.
+                    tcp.set_nodelay(true)?;
+                    good.store(at, Relaxed);
+                    return match tls {
+                        None => Ok(Stream::Tcp(tcp)),
+                        Some(Tls { connector, name }) => {
+                            let stream = connector.connect(name.clone(), tcp).await?;
+                            Ok(Stream::Tls(Box::new(stream)))
+                        }
+                    };
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Tls {
+    /// HTTP/1.1 over TLS, trusting the system's certificate authorities.
+    fn new(host: &str) -> Result<Self, String> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| "it has a host no certificate can name")?;
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err("it is https, but this system has no certificate authorities; \
+                        install ca-certificates or set SSL_CERT_FILE"
+                .into());
+        }
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("aws-lc-rs speaks the default protocol versions")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".into()];
+        Ok(Self { connector: Arc::new(config).into(), name })
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// A byte stream to the server.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Local(DuplexStream),
+}
+
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
+            Stream::Local($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, into))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, from))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, from))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Local(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let target = Target::parse("http://127.0.0.1:8090").unwrap();
+        assert_eq!(target.url, "http://127.0.0.1:8090/v1");
+        assert_eq!(target.path("/chat/completions"), "/v1/chat/completions");
+        assert_eq!(Target::parse("http://h/api/v2/").unwrap().path("/x"), "/api/v2/x");
+        for (bad, says) in [
+            ("", "URL"),
+            ("localhost:8090", "http://"),
+            ("ftp://h/v1", "http://"),
+            ("http://u:canary@h/v1", "api-key-env"),
+            ("http://h/v1?key=canary", "query"),
+            ("http://h/v1/chat/completions", "--endpoint"),
+        ] {
+            let why = Target::parse(bad).unwrap_err();
+            assert!(why.contains(says) && !why.contains("canary"), "{bad}: {why}");
+        }
+    }
+}

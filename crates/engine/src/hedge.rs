@@ -1,0 +1,104 @@
+//! A second attempt at another target while the first still thinks (SPEC §6.11).
+//!
+//! The policy says when; here both are raced. The loser is dropped, which cancels it. Once one
+//! has shown its first token there is nothing left to race.
+
+use crate::{
+    attempt::{Tries, now},
+    gate::Permit,
+    route::{Pick, Route, Target},
+    settle::Settlement,
+};
+use futures_util::future::{Either, select};
+use parking_lot::Mutex;
+use std::{pin::pin, time::Duration};
+use tidegate_core::{Call, Reply, Result};
+use tidegate_policy::hedge::{Health, Hedge};
+use tokio::time::timeout;
+
+/// Sends a call's first attempt, and a second one elsewhere when that is late.
+pub(crate) async fn first_attempt(
+    call: &Call,
+    route: &Route,
+    pick: Pick<'_>,
+    tries: &mut Tries,
+    settlement: &mut Settlement,
+    roll: impl Fn() -> f64,
+) -> Result<Reply> {
+    let target = pick.target;
+    let hedge = route.hedge.as_ref();
+    let Some((hedge, after)) = hedge.and_then(|hedge| Some((hedge, hedge.lock().first_attempt()?)))
+    else {
+        return target.attempt(call, route, pick.breakers, tries, settlement).await;
+    };
+    let permit = target.enter(call, route, pick.breakers, tries, settlement).await?;
+    let started = permit.sent();
+    let first = pin!(target.send(call, route, permit, tries.sent));
+    let result = race(call, route, hedge, target, after, first, tries, settlement, roll).await;
+    settlement.attempt_ended(started);
+    if result.is_ok() {
+        hedge.lock().observe(now().saturating_duration_since(started));
+    }
+    result
+}
+
+#[expect(clippy::too_many_arguments, reason = "the race needs what both attempts need")]
+async fn race<F: Future<Output = Result<Reply>>>(
+    call: &Call,
+    route: &Route,
+    hedge: &Mutex<Hedge>,
+    target: &Target,
+    after: Duration,
+    mut first: std::pin::Pin<&mut F>,
+    tries: &mut Tries,
+    settlement: &mut Settlement,
+    roll: impl Fn() -> f64,
+) -> Result<Reply> {
+    if let Ok(result) = timeout(after, &mut first).await {
+        return result;
+    }
+    let Some((other, permit)) = second(call, route, hedge, target, tries, roll) else {
+        return first.await;
+    };
+    tries.sent += 1;
+    settlement.attempt(other, tries.sent);
+    let second = pin!(other.send(call, route, permit, tries.sent));
+    // The first to succeed wins; one that fails leaves it to the other.
+    let (result, winner) = match select(first, second).await {
+        Either::Left((Ok(reply), _)) => (Ok(reply), target),
+        Either::Right((Ok(reply), _)) => (Ok(reply), other),
+        Either::Left((Err(_), second)) => (second.await, other),
+        Either::Right((Err(_), first)) => (first.await, target),
+    };
+    settlement.attempt(winner, tries.sent);
+    result
+}
+
+/// Another target that takes an attempt at once, if policy and budget allow one.
+fn second<'r>(
+    call: &Call,
+    route: &'r Route,
+    hedge: &Mutex<Hedge>,
+    first: &Target,
+    tries: &mut Tries,
+    roll: impl Fn() -> f64,
+) -> Option<(&'r Target, Permit)> {
+    let health = first.gate.health(now());
+    let health =
+        Health { limiter_saturated: health.is_saturated, breaker_closed: health.is_closed };
+    if !hedge.lock().start(health) {
+        return None;
+    }
+    let granted = route.pick_untried(call, tries, roll).and_then(|other| {
+        if !other.gate.may_retry_now() {
+            return None;
+        }
+        let permit = other.gate.enter_at_once(call, tries.sent + 1, &route.timeouts)?;
+        tries.mark(route.position(other));
+        Some((other, permit))
+    });
+    if granted.is_none() {
+        hedge.lock().not_started();
+    }
+    granted
+}
