@@ -136,7 +136,8 @@ class Gateway(Server):
     """A `tidegate serve` with its state in `directory`, and the key it printed."""
 
     def __init__(self, binary, directory, config=None, access_log="off"):
-        flags = ["--data-dir", os.path.join(directory, "data"), "--access-log", access_log]
+        flags = ["--admin-listen", "127.0.0.1:0"]
+        flags += ["--data-dir", os.path.join(directory, "data"), "--access-log", access_log]
         if config:
             path = os.path.join(directory, "tidegate.toml")
             with open(path, "w") as file:

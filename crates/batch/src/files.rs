@@ -73,6 +73,11 @@ impl Files {
         Ok(files)
     }
 
+    /// The output for people; `-` is standard output.
+    pub(crate) fn output_name(&self) -> String {
+        self.output.as_ref().map_or("-".into(), |path| path.display().to_string())
+    }
+
     /// The journal of answered rows.
     pub(crate) fn journal(&self) -> PathBuf {
         self.run_dir.join("journal")

@@ -78,9 +78,9 @@ impl Manifest {
         };
         let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| {
             Failure::Usage(format!(
-                "{} is damaged ({error}); move {} away to start over",
-                path.display(),
-                files.run_dir.display()
+                "{} is damaged ({error}); remove it and pass --overwrite to go on: the answers are \
+                 in the journal beside it",
+                path.display()
             ))
         })?;
         if manifest.version != Self::VERSION {

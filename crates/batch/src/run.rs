@@ -9,6 +9,7 @@ mod equal;
 mod prepare;
 mod rows;
 mod settle;
+mod silence;
 
 use crate::{
     End, Failure, Finished, Job, Order, Surroundings,
@@ -27,7 +28,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::AtomicU32,
     },
     time::Duration,
 };
@@ -117,14 +118,17 @@ async fn drive(
 ) -> Result<(), Failure> {
     let mut flight = FuturesUnordered::new();
     let mut ticks = reporter.interval().map(tokio::time::interval);
+    let mut looks = tokio::time::interval(silence::LOOK);
     let deadline = dispatch.deadline;
     loop {
         if let Some(error) = dispatch.writer.failure() {
             return Err(journal_failed(dispatch.journal, error));
         }
-        if let Some(End::Unreachable(_)) = dispatch.state.stopping {
-            // Those in flight are not being answered either: there is nothing to wait for.
+        if dispatch.state.is_hopeless {
             return Ok(());
+        }
+        if stop.is_cancelled() {
+            dispatch.stop(End::Interrupted);
         }
         let writing = dispatch.is_writing();
         let echoing = dispatch.echo();
@@ -134,14 +138,13 @@ async fn drive(
                 Next::Wait | Next::Nothing => break,
             }
         }
-        if flight.is_empty() {
-            if echoing {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            if !dispatch.is_writing() && dispatch.is_through() && dispatch.settle_held() {
+        if flight.is_empty() && (echoing || !dispatch.is_writing()) {
+            if !echoing && dispatch.is_through() && dispatch.settle_held() {
                 return Ok(());
             }
+            // Nothing is awaited: there is more to do at once.
+            tokio::task::yield_now().await;
+            continue;
         }
         tokio::select! {
             // What is rare comes first, or a busy upstream would never let it have its turn.
@@ -155,6 +158,7 @@ async fn drive(
             () = tick(&mut ticks), if ticks.is_some() => {
                 reporter.show(&snapshot(dispatch, flight.len(), started));
             }
+            _ = looks.tick(), if !flight.is_empty() => dispatch.stop_if_silent(),
             Some(ended) = flight.next(), if !flight.is_empty() => {
                 dispatch.settle(ended);
                 while let Some(Some(ended)) = flight.next().now_or_never() {
@@ -163,7 +167,6 @@ async fn drive(
             }
             () = dispatch.writer.moved(), if writing || dispatch.is_writing() => {}
             () = tokio::time::sleep(LOOK), if dispatch.is_cold() => {}
-            () = tokio::task::yield_now(), if flight.is_empty() => {}
         }
     }
 }
@@ -186,8 +189,8 @@ async fn tick(ticks: &mut Option<Interval>) {
 
 fn journal_failed(journal: &Path, error: io::Error) -> Failure {
     Failure::io(
-        "write the journal (what was answered before is safe: make room, then run the same \
-         command again)",
+        "go on (what was answered before is safe: run the same command again once this is mended); \
+         writing",
         journal,
         error,
     )
@@ -196,7 +199,8 @@ fn journal_failed(journal: &Path, error: io::Error) -> Failure {
 fn snapshot(dispatch: &mut Dispatch<'_>, in_flight: usize, started: Instant) -> Snapshot {
     let target = dispatch.target();
     let upstreams = dispatch.shared.answer.upstreams();
-    let Dispatch { rows, state, shared, order, .. } = dispatch;
+    let retrying = dispatch.retrying(in_flight, &upstreams);
+    let Dispatch { rows, state, order, .. } = dispatch;
     let total = order.len() as u64;
     let (tally, paid) = (&rows.tally, &rows.paid);
     let done = tally.done();
@@ -206,7 +210,7 @@ fn snapshot(dispatch: &mut Dispatch<'_>, in_flight: usize, started: Instant) -> 
         ok: tally.ok,
         failed: tally.failed,
         cached: tally.cached,
-        retrying: u64::from(shared.retrying.load(Ordering::Relaxed)) + state.held() as u64,
+        retrying,
         in_flight: in_flight as u64,
         ended: state.ended,
         tokens: paid.usage.total(),
@@ -225,7 +229,6 @@ fn summary(desk: &Desk, rows: &Rows, state: &State, elapsed: Duration) -> Summar
     let tally = &rows.tally;
     let seconds = elapsed.as_secs_f64();
     let ms = |share| state.latencies.quantile(share).map(|us| us as f64 / 1e3);
-    let output = desk.files.output.as_ref();
     Summary {
         rows: desk.order.len() as u64,
         ok: tally.ok,
@@ -239,7 +242,6 @@ fn summary(desk: &Desk, rows: &Rows, state: &State, elapsed: Duration) -> Summar
         elapsed_s: seconds,
         rows_per_s: if seconds > 0.0 { state.ended as f64 / seconds } else { 0.0 },
         latency_ms: Quantiles { p50: ms(0.5), p95: ms(0.95), p99: ms(0.99) },
-        output: output.map_or("-".into(), |path| path.display().to_string()),
         ..Summary::default()
     }
 }
@@ -262,6 +264,7 @@ fn already_complete(
         grouped(summary.failed)
     ));
     let written = if desk.output_is_current() {
+        summary.output = Some(desk.files.output_name());
         summary.errors = (summary.failed > 0).then(|| desk.files.errors.display().to_string());
         None
     } else {
@@ -284,6 +287,7 @@ fn conclude(
     summary.state = end.name().to_owned();
     if let Some(written) = written {
         manifest.wrote(&files, summary.rows, written.output_bytes);
+        summary.output = Some(files.output_name());
         summary.errors = (written.error_rows > 0).then(|| files.errors.display().to_string());
     }
     let mut finished = Finished { summary: summary.clone(), end, resume: String::new() };

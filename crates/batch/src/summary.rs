@@ -101,8 +101,8 @@ pub struct Summary {
     pub rows_per_s: f64,
     /// Time of a row answered by the last run, in milliseconds.
     pub latency_ms: Quantiles,
-    /// Where the rows are.
-    pub output: String,
+    /// Where the rows are; `null` when the last run wrote no output.
+    pub output: Option<String>,
     /// Where the error rows are; `null` when there are none.
     pub errors: Option<String>,
 }
@@ -178,7 +178,10 @@ impl fmt::Display for Summary {
         if let Quantiles { p50: Some(p50), p95: Some(p95), p99: Some(p99) } = self.latency_ms {
             write!(f, " · latency p50 {p50:.0} ms, p95 {p95:.0} ms, p99 {p99:.0} ms")?;
         }
-        write!(f, "\n  output {}", self.output)?;
+        match &self.output {
+            Some(output) => write!(f, "\n  output {output}")?,
+            None => f.write_str("\n  no output yet: the answers so far are kept for the next run")?,
+        }
         match &self.errors {
             Some(errors) => write!(f, "\n  errors {errors}"),
             None => Ok(()),

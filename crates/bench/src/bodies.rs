@@ -8,7 +8,7 @@ use tidegate_core::Operation;
 /// Most bytes of a file of prompts.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Stands for the request's number in a prompt.
-const NUMBER: &str = "{{n}}";
+const NUMBER: &str = "{{number}}";
 
 /// Bodies, sent in turn.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct Shape {
 }
 
 impl Bodies {
-    /// One prompt for all requests. `{{n}}` in it becomes the request's number, so that no
+    /// One prompt for all requests. `{{number}}` in it becomes the request's number, so that no
     /// cache answers.
     pub fn prompt(text: &str, shape: &Shape) -> Self {
         Self(vec![Pieces::cut(&shape.body_of(text))])
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn numbers_make_bodies_differ() {
         let shape = Shape { stream: false, ..shape(Operation::Completions) };
-        let bodies = Bodies::prompt("{{n}} and {{n}}", &shape);
+        let bodies = Bodies::prompt("{{number}} and {{number}}", &shape);
         let body: Value = serde_json::from_slice(&bodies.get(42)).unwrap();
         assert_eq!(body["prompt"], "42 and 42");
         let same = Bodies::prompt("plain", &shape);

@@ -27,6 +27,7 @@ pub(crate) struct Client {
     pub(crate) content: Content,
     pub(crate) is_stream: bool,
     /// The latest used last. As many as were ever in use at once, which the load bounds.
+    #[expect(clippy::vec_box, reason = "it is moved on every request, and large")]
     idle: Mutex<Vec<Box<Connection>>>,
 }
 

@@ -79,7 +79,9 @@ const KINDS: [(&str, Pick); 6] = [
     ("refusal", |report| report.latency.refusal.as_ref()),
 ];
 
-const SHARES: [(&str, fn(&Summary) -> f64); 5] = [
+type Share = fn(&Summary) -> f64;
+
+const SHARES: [(&str, Share); 5] = [
     ("p50", |times| times.p50_ms),
     ("p90", |times| times.p90_ms),
     ("p99", |times| times.p99_ms),

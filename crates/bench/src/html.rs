@@ -9,6 +9,9 @@ use std::fmt::Write;
 
 const STYLE: &str = include_str!("report.css");
 
+/// Picks a number of one second.
+type Count = fn(&Second) -> u64;
+
 impl Report {
     /// The page.
     pub fn to_html(&self) -> String {
@@ -49,12 +52,12 @@ impl Report {
         let failed = format!("{} failed", show::count(requests.failed));
         tile(out, "ok", &show::share(requests.ok, requests.measured), &failed);
         if let (Some(goodput), Some(slo)) = (rates.goodput, &self.setup.slo) {
-            tile(out, "goodput/s", &show::rate(goodput), &escaped(slo));
+            tile(out, "goodput/s", &show::rate(goodput), &escaped(slo).replace(',', ", "));
         }
         for (name, summary) in [
             ("total latency", &self.latency.total),
             ("first token", &self.latency.first_token),
-            ("between tokens", &self.latency.inter_token),
+            ("inter-token", &self.latency.inter_token),
         ] {
             if let Some(times) = summary {
                 let name = format!("{name} p50");
@@ -82,7 +85,6 @@ impl Report {
                 Kind::Dashed,
                 service(&self.latency.first_token_service),
             ),
-            ("refusal", "c4", Kind::Solid, &self.latency.refusal),
         ];
         let lines: Vec<Line> = curves
             .into_iter()
@@ -118,14 +120,14 @@ impl Report {
                 .filter_map(|second| Some((second.at_s as f64 + 0.5, pick(second)?)))
                 .collect(),
         };
-        let count = |name, class, kind, pick: fn(&Second) -> u64| {
+        let count = |name, class, kind, pick: Count| {
             line(name, class, kind, &|second| Some(pick(second) as f64))
         };
         let mut lines = vec![count("answered in full", "c3", Kind::Area, |second| second.ok)];
         if self.setup.rate_per_s.is_some() {
             lines.push(count("offered", "c6", Kind::Dashed, |second| second.offered));
         }
-        let errors: [(_, _, fn(&Second) -> u64); 3] = [
+        let errors: [(_, _, Count); 3] = [
             ("refused (429, 503)", "c4", |second| second.refused),
             ("failed otherwise", "c5", |second| second.failed),
             ("dropped, never sent", "c2", |second| second.dropped),
@@ -142,7 +144,7 @@ impl Report {
             let x = Axis::seconds(seconds);
             Plot { title, note, x, y, lines, show, show_x: second }.write(out);
         };
-        let y = Axis::linear(highest(&lines), show::rate);
+        let y = Axis::linear(highest(&lines), show::rate_short);
         draw("Requests per second", "by when they ended", lines, y, show::rate);
 
         let lines = vec![
@@ -155,11 +157,11 @@ impl Report {
         draw("Latency over time", "good answers, by when they ended", lines, y, show::ms);
 
         let lines = vec![count("in flight", "c1", Kind::Area, |second| second.in_flight)];
-        let y = Axis::linear(highest(&lines), show::rate);
+        let y = Axis::linear(highest(&lines), show::rate_short);
         draw("Requests in flight", "the most of each second", lines, y, show::rate);
 
         let lines = vec![count("answer tokens", "c2", Kind::Area, |second| second.tokens_out)];
-        let y = Axis::linear(highest(&lines), show::rate);
+        let y = Axis::linear(highest(&lines), show::rate_short);
         draw("Tokens per second", "of the answers that ended", lines, y, show::rate);
     }
 
@@ -273,8 +275,10 @@ fn millis_axis(lines: &[Line]) -> Axis {
     let values = || lines.iter().flat_map(|line| &line.points).map(|point| point.1);
     let lowest = values().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
     match highest(lines) {
-        high if lowest.is_finite() && high / lowest > 12.0 => Axis::log(lowest, high, show::ms),
-        high => Axis::linear(high, show::ms),
+        high if lowest.is_finite() && high / lowest > 12.0 => {
+            Axis::log(lowest, high, show::ms_short)
+        }
+        high => Axis::linear(high, show::ms_short),
     }
 }
 

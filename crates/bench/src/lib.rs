@@ -6,7 +6,8 @@
 //! - `arrivals` says when requests are due, `pacer` waits for it, `run` sends them;
 //! - `exchange` is one request: it reads the answer, takes the times and names how it ended;
 //! - `connection` and `client` are sockets, `content` knows a token from an empty event;
-//! - `recorder` counts, `report` is what is written, `text`, `html` and [`compare`] show it.
+//! - `recorder` counts, `verdict` sums up, `report` is what is written, and `text`, `html` and
+//!   [`compare`] show it.
 //!
 //! # Why a client of its own
 //!
@@ -31,6 +32,7 @@ mod show;
 mod target;
 mod text;
 mod times;
+mod verdict;
 
 pub use arrivals::Arrivals;
 pub use bodies::{Bodies, Shape};

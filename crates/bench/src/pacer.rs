@@ -3,8 +3,8 @@
 //! # Why a thread
 //!
 //! The runtime's timer counts in milliseconds, and fires late by one or two: more than a good
-//! gateway adds to a call. A thread that sleeps on the system's clock is late by some 60 µs, and
-//! is not held up by the answers being read. In-process servers are driven by the runtime's timer,
+//! gateway adds to a call. A thread that sleeps on the system's clock and looks at it for the last
+//! microseconds is on time, and is not held up by the answers being read. In-process servers are driven by the runtime's timer,
 //! which can be virtual.
 
 use crate::arrivals::Schedule;
@@ -26,6 +26,8 @@ use tokio::{
 const MAX_DUE: usize = 1 << 20;
 /// Longest sleep: how late the thread notices that nobody listens any more.
 const NAP: Duration = Duration::from_millis(50);
+/// How late Linux wakes a sleeper, by default: it is asked to wake so much earlier.
+const SLACK: Duration = Duration::from_micros(50);
 
 /// Tells when the next request is due.
 pub(crate) enum Pacer {
@@ -102,7 +104,11 @@ fn nap_until(due: Instant, sender: &mpsc::Sender<Instant>) -> bool {
         if wait.is_zero() {
             return true;
         }
-        thread::sleep(wait.min(NAP));
+        if wait <= SLACK {
+            std::hint::spin_loop();
+            continue;
+        }
+        thread::sleep((wait - SLACK).min(NAP));
         if sender.is_closed() {
             return false;
         }

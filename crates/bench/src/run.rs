@@ -1,15 +1,14 @@
 //! A run: warm-up, window, and the wait for the last answers.
 
 use crate::{
-    Error, Latencies, Load, Options, Rates, Report, Requests, Setup,
+    Error, Load, Options, Report, Setup,
     arrivals::Schedule,
     bodies::Bodies,
     client::Client,
     exchange::{Class, exchange},
     pacer::Pacer,
     recorder::Recorder,
-    report::{SCHEMA, VERSION},
-    show,
+    verdict,
 };
 use parking_lot::Mutex;
 use std::{
@@ -28,12 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 /// How often progress is told.
 const TICK: Duration = Duration::from_millis(250);
-/// How long requests in flight may go on after a run was stopped.
+/// How long requests in flight may go on after a run was stopped, and how long after a run's end
+/// those that are due may wait for a worker.
 const GRACE: Duration = Duration::from_secs(2);
 /// A worker of a closed loop that could not connect waits so long: it would spin otherwise.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A generator that sends so late at the 99th percentile says so.
-const LATE_MS: f64 = 5.0;
 
 /// Where a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +129,7 @@ pub async fn run(
     });
     let is_whole = conduct(&shared, &plan, on_tick).await?;
     let mut recorder = shared.recorder.lock();
-    Ok(report(setup, started_at, &mut recorder, !is_whole))
+    Ok(verdict::report(setup, started_at, &mut recorder, !is_whole))
 }
 
 /// Sends, waits and tells; whether it went on to its end.
@@ -223,17 +221,16 @@ async fn send_scheduled(
     let room = Arc::new(Semaphore::new(most));
     while let Some(due) = until_stop(shared, pacer.next()).await.flatten() {
         shared.recorder.lock().offered(due);
-        let permit = match Arc::clone(&room).try_acquire_owned() {
-            Ok(permit) => Some(permit),
-            Err(_) if waits => {
-                let free = Arc::clone(&room).acquire_owned();
-                // The window's end is the end: what then still waits was never sent.
-                tokio::select! {
-                    permit = until_stop(shared, free) => permit.and_then(Result::ok),
-                    () = sleep_until(plan.until) => None,
-                }
+        let permit = if waits {
+            let free = Arc::clone(&room).acquire_owned();
+            // What still waits so long after the end is never sent.
+            tokio::select! {
+                biased;
+                () = sleep_until(plan.until + GRACE) => None,
+                permit = until_stop(shared, free) => permit.and_then(Result::ok),
             }
-            Err(_) => None,
+        } else {
+            Arc::clone(&room).try_acquire_owned().ok()
         };
         let Some(permit) = permit else {
             if shared.stopping.is_cancelled() {
@@ -299,134 +296,4 @@ impl Shared {
             last_second: recorder.last_second().and_then(|last| Some((last.p50_ms?, last.p99_ms?))),
         }
     }
-}
-
-impl Setup {
-    fn of(options: &Options) -> Self {
-        let (load, rate, arrivals, concurrency) = match options.load {
-            Load::Open { per_second, arrivals, max_in_flight } => {
-                ("open", Some(per_second), Some(arrivals), max_in_flight)
-            }
-            Load::Paced { per_second, arrivals, workers } => {
-                ("paced", Some(per_second), Some(arrivals), workers)
-            }
-            Load::Closed { workers } => ("closed", None, None, workers),
-        };
-        Self {
-            url: options.target.url.clone(),
-            operation: options.operation.name().into(),
-            model: options.model.clone(),
-            stream: options.stream,
-            load: load.into(),
-            rate_per_s: rate,
-            arrivals: arrivals.map(|arrivals| arrivals.name().into()),
-            concurrency: concurrency as u64,
-            duration_s: options.duration.as_secs_f64(),
-            warmup_s: options.warmup.as_secs_f64(),
-            requests: options.requests,
-            timeout_s: options.timeout.as_secs_f64(),
-            bodies: options.bodies.len() as u64,
-            seed: options.seed,
-            slo: options.slo.map(|slo| slo.to_string()),
-        }
-    }
-}
-
-fn report(setup: Setup, started_at: String, seen: &mut Recorder, ended_early: bool) -> Report {
-    let elapsed = seen.elapsed(seen.until).as_secs_f64();
-    let per_second = |count: u64| if elapsed > 0.0 { count as f64 / elapsed } else { 0.0 };
-    let passed = &seen.passed;
-    let rates = Rates {
-        offered: setup.rate_per_s.is_some().then(|| per_second(passed.offered)),
-        achieved: per_second(passed.ended),
-        ok: per_second(passed.ok),
-        goodput: setup.slo.is_some().then(|| per_second(passed.good)),
-        tokens_in: per_second(passed.tokens.input),
-        tokens_out: per_second(passed.tokens.output),
-        bytes_sent: per_second(passed.sent_bytes),
-        bytes_received: per_second(passed.received_bytes),
-    };
-    let times = &seen.times;
-    let latency = Latencies {
-        total: times.total.summary(),
-        service: times.service.summary(),
-        first_token: times.first_token.summary(),
-        first_token_service: times.first_token_service.summary(),
-        inter_token: times.inter_token.summary(),
-        per_output_token: times.per_output_token.summary(),
-        connect: times.connect.summary(),
-        refusal: times.refusal.summary(),
-        failure: times.failure.summary(),
-        lag: setup.rate_per_s.and_then(|_| times.lag.summary()),
-    };
-    let mut samples = std::mem::take(&mut seen.samples);
-    samples.sort_by_key(|sample| std::cmp::Reverse(sample.count));
-    Report {
-        schema: SCHEMA.into(),
-        version: VERSION,
-        tool: concat!("tidegate ", env!("CARGO_PKG_VERSION")).into(),
-        started_at,
-        elapsed_s: elapsed,
-        ended_early,
-        warnings: warnings(&setup, &seen.requests, &latency, ended_early),
-        classes: Class::ALL
-            .into_iter()
-            .map(|class| (class.name().to_owned(), seen.classes[class as usize]))
-            .collect(),
-        samples,
-        refusals: seen.refusals.clone(),
-        tokens: seen.passed.tokens.clone(),
-        requests: seen.requests.clone(),
-        series: seen.take_series(),
-        setup,
-        rates,
-        latency,
-    }
-}
-
-/// What makes figures mean less than they seem to.
-fn warnings(
-    setup: &Setup,
-    requests: &Requests,
-    latency: &Latencies,
-    ended_early: bool,
-) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if requests.dropped > 0 {
-        let why = if setup.load == "paced" {
-            "the workers were busy until the end of the run; give more --concurrency"
-        } else {
-            "too many were in flight, or the generator fell behind; raise --max-in-flight or lower \
-             --rate"
-        };
-        let due = requests.dropped + requests.measured + requests.unfinished;
-        warnings.push(format!(
-            "{} of {} requests were DROPPED, never sent: {why}. The percentiles leave them out.",
-            show::count(requests.dropped),
-            show::count(due)
-        ));
-    }
-    if let Some(lag) = &latency.lag
-        && setup.load == "open"
-        && lag.p99_ms > LATE_MS
-    {
-        warnings.push(format!(
-            "The generator sent late (p99 {}): this machine is short of CPU, and the latencies \
-             hold its own delay. Compare total with service time.",
-            show::ms(lag.p99_ms)
-        ));
-    }
-    if requests.unfinished > 0 {
-        warnings.push(format!(
-            "{} requests were still in flight when the run was stopped; they are in no figure.",
-            show::count(requests.unfinished)
-        ));
-    }
-    if ended_early {
-        warnings.push("The run was stopped before its time.".into());
-    }
-    if requests.measured == 0 {
-        warnings.push("No request was measured.".into());
-    }
-    warnings
 }

@@ -14,6 +14,22 @@ pub(crate) fn ms(millis: f64) -> String {
     }
 }
 
+/// As [`ms`], without zeros behind the point: `10 s`, `0.5 ms`.
+pub(crate) fn ms_short(millis: f64) -> String {
+    let text = ms(millis);
+    let (number, unit) = text.split_once(' ').unwrap_or((&text, ""));
+    format!("{} {unit}", without_zeros(number))
+}
+
+/// As [`rate`], without zeros behind the point.
+pub(crate) fn rate_short(per_second: f64) -> String {
+    without_zeros(&rate(per_second)).to_owned()
+}
+
+fn without_zeros(number: &str) -> &str {
+    if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number }
+}
+
 /// `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -78,6 +94,8 @@ mod tests {
         ] {
             assert_eq!(ms(millis), text);
         }
+        assert_eq!((ms_short(10_000.0), ms_short(0.5)), ("10 s".into(), "500 µs".into()));
+        assert_eq!((rate_short(250.0), rate_short(1500.0)), ("250".into(), "1,500".into()));
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!((rate(0.0), rate(1.5), rate(199.96), rate(12_345.6)), {
             ("0".into(), "1.50".into(), "200.0".into(), "12,346".into())

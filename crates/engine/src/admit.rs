@@ -6,25 +6,39 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 use std::time::Duration;
-use tidegate_core::{Call, Error, Kind, Limits, Origin, Result};
+use tidegate_core::{Call, Error, Kind, Limits, Origin, Patience, Result};
+use tidegate_policy::memory;
 
 /// Everything admission granted one call.
 pub(crate) struct Lease {
     /// The tenant's slot and reservation; `None` for a tenant without limits.
     pub(crate) tenant: Option<TenantLease>,
     _slot: Slot,
+    _bytes: Bytes,
 }
 
 /// Decides whether a call may enter.
 pub(crate) struct Admission {
     max_in_flight: usize,
     in_flight: Arc<AtomicUsize>,
+    memory: memory::Options,
+    held_bytes: Arc<AtomicUsize>,
     tenants: Tenants,
 }
 
 impl Admission {
-    pub(crate) fn new(max_in_flight: usize, default_limits: Limits) -> Self {
-        Self { max_in_flight, in_flight: Arc::default(), tenants: Tenants::new(default_limits) }
+    pub(crate) fn new(
+        max_in_flight: usize,
+        memory: memory::Options,
+        default_limits: Limits,
+    ) -> Self {
+        Self {
+            max_in_flight,
+            in_flight: Arc::default(),
+            memory,
+            held_bytes: Arc::default(),
+            tenants: Tenants::new(default_limits),
+        }
     }
 
     /// Admits `call`, or says why not.
@@ -38,12 +52,49 @@ impl Admission {
             ));
         }
         let slot = Slot::take(&self.in_flight, self.max_in_flight)?;
+        let bytes = self.take_bytes(call)?;
         let tenant = self.tenants.admit(call, now)?;
-        Ok(Lease { tenant, _slot: slot })
+        Ok(Lease { tenant, _slot: slot, _bytes: bytes })
+    }
+
+    /// Takes what the call's body needs of the memory budget. Batch rows are bounded by their job.
+    fn take_bytes(&self, call: &Call) -> Result<Bytes> {
+        let (held, more) = (self.held_bytes.load(Relaxed), call.payload.len());
+        if call.patience == Patience::Counted
+            && let Err(full) = self.memory.admit(call.priority, held, more)
+        {
+            let message = format!(
+                "the calls in flight hold all of the {} bytes there are for class {}; try again \
+                 shortly",
+                full.limit_bytes,
+                call.priority.name()
+            );
+            return Err(Error::new(Kind::Overloaded, Origin::Gateway, message)
+                .with_retry_after(Some(Duration::from_secs(1))));
+        }
+        self.held_bytes.fetch_add(more, Relaxed);
+        Ok(Bytes { held: self.held_bytes.clone(), count: more })
+    }
+
+    /// Calls in flight over how many there may be.
+    pub(crate) fn in_flight_share(&self) -> f64 {
+        self.in_flight() as f64 / self.max_in_flight.max(1) as f64
     }
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
+    }
+}
+
+/// A call's part of the memory budget.
+struct Bytes {
+    held: Arc<AtomicUsize>,
+    count: usize,
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.count, Relaxed);
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 use tidegate_core::{Attempt, Call, Clock, Error, Kind, Origin, Reply, Result, Retry};
+use tidegate_policy::timeout;
 use tokio::time::timeout_at;
 
 /// What a call has tried so far.
@@ -17,6 +18,8 @@ pub(crate) struct Tries {
     pub(crate) sent: u32,
     /// Attempts that count against the retry policy.
     pub(crate) counted: u32,
+    /// The clocks of the model being tried, shortened as the load asks.
+    pub(crate) clocks: timeout::Options,
     /// One bit per target.
     tried: u64,
 }
@@ -36,7 +39,8 @@ impl Tries {
 
 impl Tries {
     /// On to another model: its targets are all untried.
-    pub(crate) const fn elsewhere(&mut self) {
+    pub(crate) const fn elsewhere(&mut self, clocks: timeout::Options) {
+        self.clocks = clocks;
         self.tried = 0;
         self.counted = 0;
     }
@@ -66,7 +70,7 @@ impl Target {
     ) -> Result<Reply> {
         let permit = self.enter(call, route, breakers, tries, settlement).await?;
         let sent = permit.sent();
-        let result = self.send(call, route, permit, tries.sent).await;
+        let result = self.send(call, &tries.clocks, permit, tries.sent).await;
         settlement.attempt_ended(sent);
         result
     }
@@ -81,7 +85,7 @@ impl Target {
         settlement: &mut Settlement,
     ) -> Result<Permit> {
         tries.mark(route.position(self));
-        let permit = self.gate.enter(call, tries.sent + 1, &route.timeouts, breakers).await?;
+        let permit = self.gate.enter(call, tries.sent + 1, &tries.clocks, breakers).await?;
         debug_assert!(permit.sent() < call.deadline, "no attempt starts after the deadline");
         tries.sent += 1;
         settlement.attempt(self, tries.sent);
@@ -92,24 +96,23 @@ impl Target {
     pub(crate) async fn send(
         &self,
         call: &Call,
-        route: &Route,
+        timeouts: &timeout::Options,
         mut permit: Permit,
         number: u32,
     ) -> Result<Reply> {
-        let clocks = Clocks::start(call, route.timeouts.total, &permit);
+        let clocks = Clocks::start(call, timeouts.total, &permit);
         let attempt = Attempt {
             call,
             model: &self.model,
             number,
-            connect_timeout: route.timeouts.connect.min(clocks.end - permit.sent()),
+            connect_timeout: timeouts.connect.min(clocks.end - permit.sent()),
             deadline: clocks.end,
         };
         let sent = timeout_at(clocks.first_token.into(), self.provider.send(attempt)).await;
         let result = sent.unwrap_or_else(|_| Err(clocks.ran_out(call, self)));
         permit.report(call, &result);
         // From here on the permit rides on the body, and nothing is attempted again.
-        result
-            .map(|reply| Flow::wrap(reply, permit, route.timeouts.idle, clocks.end, call.deadline))
+        result.map(|reply| Flow::wrap(reply, permit, timeouts.idle, clocks.end, call.deadline))
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     admit::Admission,
     attempt::{self, Tries},
     hedge,
+    load::Load,
     route::{Pick, Route, Routes},
     settle::Settlement,
 };
@@ -15,13 +16,17 @@ use tidegate_core::{
     Answer, BoxFuture, Call, Class, Error, Kind, ModelInfo, Origin, Patience, Reply, Result, Retry,
     Store, Tenant, UpstreamState,
 };
-use tidegate_policy::retry::{self, Place};
+use tidegate_policy::{
+    load::{Actions, Signals},
+    retry::{self, Place},
+};
 use tokio::time::{Instant, sleep};
 
 /// Answers calls. Cheap to share; every front holds the same one.
 pub struct Engine {
     store: Arc<dyn Store>,
     admission: Admission,
+    load: Load,
     routes: Routes,
     retry: retry::Options,
     records: Option<Records>,
@@ -50,18 +55,40 @@ impl Engine {
 
     async fn answer(&self, call: &Call, settlement: &mut Settlement) -> Result<Reply> {
         let route = self.routes.find(call)?;
+        let actions = self.under_load(call)?;
         settlement.hold(self.admission.admit(call)?);
+        let clocks = |route: &Route| route.timeouts.shortened(actions.shorten_timeouts);
         let mut tries = Tries::default();
+        tries.elsewhere(clocks(&route));
         let mut result = self.attempts(call, &route, &mut tries, settlement).await;
         for fallback in route.fallback.iter().filter_map(|model| self.routes.named(model)) {
             match &result {
                 Err(error) if may_fall_back(error, call, &fallback, &tries) => {}
                 _ => break,
             }
-            tries.elsewhere();
+            tries.elsewhere(clocks(&fallback));
             result = self.attempts(call, &fallback, &mut tries, settlement).await;
         }
         result
+    }
+
+    /// What the degrade ladder asks for, unless it is to refuse this call.
+    fn under_load(&self, call: &Call) -> Result<Actions> {
+        let actions = self.load.actions(|now| Signals {
+            pressure: self.routes.pressure(now),
+            in_flight_share: self.admission.in_flight_share(),
+        });
+        // Batch rows wait in line instead.
+        if call.patience == Patience::Counted && actions.refuse.refuses(call.priority) {
+            let message = format!(
+                "the gateway is at load level {} and takes no calls of class {}",
+                self.load.level().name(),
+                call.priority.name()
+            );
+            return Err(Error::new(Kind::Overloaded, Origin::Gateway, message)
+                .with_retry_after(Some(Duration::from_secs(1))));
+        }
+        Ok(actions)
     }
 
     /// Attempts at one model's targets until one succeeds, the policy says stop, or the deadline
@@ -141,7 +168,12 @@ impl Engine {
     /// [`PartsError`] when a model names an upstream that is not there, or has no target.
     pub fn new(parts: Parts) -> Result<Self, PartsError> {
         Ok(Self {
-            admission: Admission::new(parts.max_in_flight, parts.default_limits),
+            admission: Admission::new(
+                parts.max_in_flight,
+                parts.memory.clone(),
+                parts.default_limits,
+            ),
+            load: Load::new(parts.load.clone()),
             routes: Routes::new(&parts)?,
             store: parts.store,
             retry: parts.retry,

@@ -32,8 +32,8 @@ pub(crate) async fn first_attempt(
         return target.attempt(call, route, pick.breakers, tries, settlement).await;
     };
     let permit = target.enter(call, route, pick.breakers, tries, settlement).await?;
-    let started = permit.sent();
-    let first = pin!(target.send(call, route, permit, tries.sent));
+    let (started, clocks) = (permit.sent(), tries.clocks);
+    let first = pin!(target.send(call, &clocks, permit, tries.sent));
     let result = race(call, route, hedge, target, after, first, tries, settlement, roll).await;
     settlement.attempt_ended(started);
     if result.is_ok() {
@@ -60,9 +60,10 @@ async fn race<F: Future<Output = Result<Reply>>>(
     let Some((other, permit)) = second(call, route, hedge, target, tries, roll) else {
         return first.await;
     };
+    let clocks = tries.clocks;
     tries.sent += 1;
     settlement.attempt(other, tries.sent);
-    let second = pin!(other.send(call, route, permit, tries.sent));
+    let second = pin!(other.send(call, &clocks, permit, tries.sent));
     // The first to succeed wins; one that fails leaves it to the other.
     let (result, winner) = match select(first, second).await {
         Either::Left((Ok(reply), _)) => (Ok(reply), target),
@@ -93,7 +94,7 @@ fn second<'r>(
         if !other.gate.may_retry_now() {
             return None;
         }
-        let permit = other.gate.enter_at_once(call, tries.sent + 1, &route.timeouts)?;
+        let permit = other.gate.enter_at_once(call, tries.sent + 1, &tries.clocks)?;
         tries.mark(route.position(other));
         Some((other, permit))
     });

@@ -9,11 +9,12 @@ mod call;
 mod flow;
 mod gate;
 mod hedge;
+mod load;
 mod parts;
 mod route;
 mod settle;
 mod tenants;
 
 pub use call::Engine;
-pub use parts::{Model, Parts, PartsError, Target, Upstream};
+pub use parts::{Limiters, Model, Parts, PartsError, Target, Upstream};
 pub use settle::{Outcome, Record, Records};

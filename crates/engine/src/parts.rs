@@ -3,7 +3,9 @@
 use crate::Records;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 use tidegate_core::{Limits, Provider, Store};
-use tidegate_policy::{balance, breaker, concurrency, hedge, pacer, retry, retry_budget, timeout};
+use tidegate_policy::{
+    balance, breaker, concurrency, hedge, load, memory, pacer, queue, retry, retry_budget, timeout,
+};
 
 /// Everything an [`crate::Engine`] needs, built and ready.
 pub struct Parts {
@@ -21,14 +23,27 @@ pub struct Parts {
     pub max_in_flight: usize,
     /// When and how often a failed attempt is tried again.
     pub retry: retry::Options,
-    /// How many attempts beyond the first an upstream may get.
-    pub retry_budget: retry_budget::Options,
-    /// When an upstream that keeps failing is left alone.
-    pub breaker: breaker::Options,
+    /// What stands before every upstream.
+    pub limiters: Limiters,
+    /// What is done as the load grows.
+    pub load: load::Options,
+    /// How much memory calls may hold.
+    pub memory: memory::Options,
     /// Where the record of each ended call goes.
     pub records: Option<Records>,
     /// Seed of the engine's chance: jitter and weighted picks.
     pub seed: u64,
+}
+
+/// What stands before every upstream, whichever it is.
+#[derive(Clone, Debug, Default)]
+pub struct Limiters {
+    /// How many attempts beyond the first an upstream may get.
+    pub retry_budget: retry_budget::Options,
+    /// When an upstream that keeps failing is left alone.
+    pub breaker: breaker::Options,
+    /// In which order calls wait for it, and which do not.
+    pub queue: queue::Options,
 }
 
 /// One upstream.

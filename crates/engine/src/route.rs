@@ -1,7 +1,7 @@
 //! Routing: model → targets, and which of them takes the next attempt.
 
 use crate::{
-    Model, Parts, PartsError, Upstream,
+    Limiters, Model, Parts, PartsError, Upstream,
     attempt::{Tries, now},
     gate::{Breakers, Gate},
 };
@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tidegate_core::{Call, Error, Kind, ModelInfo, Origin, Provider, Result, Tenant};
 use tidegate_policy::{
@@ -17,7 +17,7 @@ use tidegate_policy::{
     breaker,
     hedge::Hedge,
     retry::Place,
-    retry_budget, timeout,
+    timeout,
 };
 
 /// Models a pass-through upstream may be asked for; beyond it unknown names are refused.
@@ -69,8 +69,7 @@ pub(crate) struct Target {
 struct AnyModel {
     name: Arc<str>,
     upstream: Upstream,
-    budget: retry_budget::Options,
-    breaker: breaker::Options,
+    limiters: Limiters,
     /// Those of the configured models: the same upstream model is limited once.
     gates: Gates,
     routes: RwLock<HashMap<Arc<str>, Arc<Route>>>,
@@ -107,8 +106,7 @@ impl Routes {
                     .get(name)
                     .ok_or_else(|| PartsError(format!("no upstream is called `{name}`")))?
                     .clone(),
-                budget: parts.retry_budget.clone(),
-                breaker: parts.breaker.clone(),
+                limiters: parts.limiters.clone(),
                 gates,
                 routes: RwLock::default(),
             }),
@@ -149,6 +147,11 @@ impl Routes {
 
     pub(crate) fn models(&self, tenant: &Tenant) -> Vec<ModelInfo> {
         self.order.iter().filter(|model| tenant.may_use(&model.id)).cloned().collect()
+    }
+
+    /// How far the busiest line is beyond the delay it allows.
+    pub(crate) fn pressure(&self, now: Instant) -> f64 {
+        self.gates().iter().map(|gate| gate.pressure(now)).fold(0.0, f64::max)
     }
 
     /// Every gate once, in the order of the models that lead to it.
@@ -193,7 +196,7 @@ impl Route {
             })?;
             let key = (target.upstream.clone(), target.model.clone());
             let gate = gates.entry(key).or_insert_with_key(|(upstream_name, model)| {
-                Gate::open(upstream_name, model, upstream, &parts.retry_budget, &parts.breaker)
+                Gate::open(upstream_name, model, upstream, &parts.limiters)
             });
             targets.push(Target::new(&target.upstream, &target.model, upstream, gate.clone()));
         }
@@ -314,9 +317,8 @@ impl AnyModel {
         }
         let route = routes.entry(model.clone()).or_insert_with(|| {
             let gate = self.gates.get(&(self.name.clone(), model.clone())).cloned();
-            let gate = gate.unwrap_or_else(|| {
-                Gate::open(&self.name, model, &self.upstream, &self.budget, &self.breaker)
-            });
+            let gate = gate
+                .unwrap_or_else(|| Gate::open(&self.name, model, &self.upstream, &self.limiters));
             let target = Target::new(&self.name, model, &self.upstream, gate);
             Arc::new(Route::over(vec![target], vec![1], &Model::default()))
         });

@@ -22,7 +22,7 @@
 
 use crate::setting;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::time::{Duration, Instant};
 use tidegate_core::Priority;
 
@@ -31,10 +31,13 @@ use tidegate_core::Priority;
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// The first level: full, but nobody feels it.
+    #[serde(deserialize_with = "elevated")]
     pub elevated: Step,
     /// The second level: calls wait for longer than they should.
+    #[serde(deserialize_with = "high")]
     pub high: Step,
     /// The last level: shedding does not keep up.
+    #[serde(deserialize_with = "critical")]
     pub critical: Step,
     /// A level is left when every signal is under this share of its thresholds, 0 to 1.
     /// Default 0.7.
@@ -52,9 +55,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            elevated: Step::default(),
-            high: Step::default(),
-            critical: Step::default(),
+            elevated: ELEVATED.written(),
+            high: HIGH.written(),
+            critical: CRITICAL.written(),
             leave: 0.7,
             step_up: Duration::from_millis(200),
             min_stay: Duration::from_secs(2),
@@ -234,6 +237,39 @@ struct Defaults {
     pressure: f64,
     in_flight_share: f64,
     refuse: Refuse,
+}
+
+fn elevated<'de, D: Deserializer<'de>>(from: D) -> Result<Step, D::Error> {
+    Step::deserialize(from).map(|step| ELEVATED.fill(step))
+}
+
+fn high<'de, D: Deserializer<'de>>(from: D) -> Result<Step, D::Error> {
+    Step::deserialize(from).map(|step| HIGH.fill(step))
+}
+
+fn critical<'de, D: Deserializer<'de>>(from: D) -> Result<Step, D::Error> {
+    Step::deserialize(from).map(|step| CRITICAL.fill(step))
+}
+
+impl Defaults {
+    fn fill(&self, step: Step) -> Step {
+        let own = self.written();
+        Step {
+            pressure: step.pressure.or(own.pressure),
+            in_flight_share: step.in_flight_share.or(own.in_flight_share),
+            shorten_timeouts: step.shorten_timeouts.or(own.shorten_timeouts),
+            refuse: step.refuse.or(own.refuse),
+        }
+    }
+
+    const fn written(&self) -> Step {
+        Step {
+            pressure: Some(self.pressure),
+            in_flight_share: Some(self.in_flight_share),
+            shorten_timeouts: Some(1.0),
+            refuse: Some(self.refuse),
+        }
+    }
 }
 
 const ELEVATED: Defaults =

@@ -36,7 +36,7 @@ const RECENT: f64 = 0.01;
 const UNARY_FLOOR: Duration = Duration::from_secs(60);
 
 /// The clocks of an attempt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Opening a connection. Default "2s".
@@ -67,6 +67,22 @@ impl Default for Options {
             idle: Duration::from_secs(30),
             total: Duration::from_secs(600),
         }
+    }
+}
+
+impl Options {
+    /// The same clocks with the first token, idle and total ones shortened to `share` of theirs.
+    #[must_use]
+    pub fn shortened(mut self, share: f64) -> Self {
+        if share >= 1.0 {
+            return self;
+        }
+        if let FirstToken::Fixed(fixed) = &mut self.first_token {
+            *fixed = fixed.mul_f64(share);
+        }
+        self.idle = self.idle.mul_f64(share);
+        self.total = self.total.mul_f64(share);
+        self
     }
 }
 

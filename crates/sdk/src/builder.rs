@@ -3,7 +3,7 @@
 use crate::{Client, Protocol, Settings, UpstreamSettings};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 use tidegate_core::{Secret, Store, Tenant};
-use tidegate_engine::{Engine, Model, Parts, Records, Target, Upstream};
+use tidegate_engine::{Engine, Limiters, Model, Parts, Records, Target, Upstream};
 use tidegate_policy::{concurrency, pacer, setting::SecretRef};
 use tokio::io::DuplexStream;
 
@@ -143,8 +143,13 @@ impl Builder {
             default_limits: self.settings.limits.default.into(),
             max_in_flight: self.max_in_flight,
             retry: self.settings.retry,
-            retry_budget: self.settings.retry_budget,
-            breaker: self.settings.breaker,
+            limiters: Limiters {
+                retry_budget: self.settings.retry_budget,
+                breaker: self.settings.breaker,
+                queue: self.settings.queue,
+            },
+            load: self.settings.load,
+            memory: self.settings.memory,
             records: self.records,
             seed: self.seed,
         });

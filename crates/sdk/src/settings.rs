@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tidegate_core::Limits;
 use tidegate_policy::{
-    balance, breaker, concurrency, hedge, retry, retry_budget, setting::SecretRef, timeout,
+    balance, breaker, concurrency, hedge, load, memory, queue, retry, retry_budget,
+    setting::SecretRef, timeout,
 };
 
 /// Upstreams, models and limits.
@@ -25,6 +26,12 @@ pub struct Settings {
     pub retry_budget: retry_budget::Options,
     /// When an upstream that keeps failing is left alone.
     pub breaker: breaker::Options,
+    /// In which order calls wait for an upstream, and which do not.
+    pub queue: queue::Options,
+    /// What is done as the load grows.
+    pub load: load::Options,
+    /// How much memory calls may hold.
+    pub memory: memory::Options,
 }
 
 /// A model server or provider account.

@@ -74,18 +74,22 @@ impl Stream {
 
     /// This stream as the journal's sink.
     pub(crate) fn into_sink(mut self) -> Sink {
-        Box::new(move |head: &Head, line: &[u8]| match self.output.take() {
-            Some(mut file) => {
-                let done = self.push(&mut file, head.status, line);
-                self.output = Some(file);
-                done
-            }
-            None => {
-                let mut out = io::stdout().lock();
-                self.push(&mut out, head.status, line)?;
-                out.flush()
-            }
+        Box::new(move |head: &Head, line: &[u8]| {
+            self.push_out(head.status, line).map_err(|error| {
+                io::Error::new(error.kind(), format!("the output cannot be written: {error}"))
+            })
         })
+    }
+
+    fn push_out(&mut self, status: Status, line: &[u8]) -> io::Result<()> {
+        let Some(mut file) = self.output.take() else {
+            let mut out = io::stdout().lock();
+            self.push(&mut out, status, line)?;
+            return out.flush();
+        };
+        let done = self.push(&mut file, status, line);
+        self.output = Some(file);
+        done
     }
 
     fn push(&mut self, out: &mut impl Write, status: Status, line: &[u8]) -> io::Result<()> {

@@ -48,6 +48,8 @@ pub(super) struct Sent {
     pub(super) price: Option<Price>,
     /// Money reserved for it.
     pub(super) reserved: f64,
+    /// Rows this run had answered when it was sent.
+    pub(super) answered_before: u64,
 }
 
 /// A row that came back.

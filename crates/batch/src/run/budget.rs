@@ -14,6 +14,8 @@ pub(super) struct Budget {
     cap: Option<f64>,
     spent: f64,
     reserved: f64,
+    /// Rows that hold a reservation.
+    holders: u64,
     outputs: Histogram,
 }
 
@@ -34,7 +36,7 @@ impl Budget {
 
     /// A budget of `cap`, of which earlier runs have spent `spent`.
     pub(super) fn new(cap: Option<f64>, spent: f64) -> Self {
-        Self { cap, spent, reserved: 0.0, outputs: Histogram::new() }
+        Self { cap, spent, reserved: 0.0, holders: 0, outputs: Histogram::new() }
     }
 
     /// Whether there is a cap at all.
@@ -49,8 +51,9 @@ impl Budget {
         let cost = price.of(tokens.input, seen.unwrap_or(tokens.output));
         if self.spent + self.reserved + cost <= cap {
             self.reserved += cost;
+            self.holders += 1;
             Admission::Start(cost)
-        } else if self.reserved > 0.0 {
+        } else if self.holders > 0 {
             Admission::Wait
         } else {
             Admission::Spent
@@ -59,9 +62,9 @@ impl Budget {
 
     /// Ends a row: `reserved` is given back, `cost` is spent.
     pub(super) fn settle(&mut self, reserved: f64, cost: f64, output_tokens: Option<u64>) {
+        self.holders = self.holders.saturating_sub(1);
         // Sums of floats drift: an idle budget must hold nothing at all.
-        self.reserved =
-            if self.reserved - reserved < 1e-12 { 0.0 } else { self.reserved - reserved };
+        self.reserved = if self.holders == 0 { 0.0 } else { (self.reserved - reserved).max(0.0) };
         self.spent += cost;
         if let Some(tokens) = output_tokens {
             self.outputs.record(tokens);
@@ -97,6 +100,19 @@ mod tests {
             budget.settle(0.0, 0.0, Some(3));
         }
         assert_eq!(budget.admit(PRICE, tokens(4096)), Admission::Start(3.0));
+    }
+
+    #[test]
+    fn an_idle_budget_holds_nothing_however_large_the_sums() {
+        let mut budget = Budget::new(Some(1e9), 0.0);
+        let reserved: Vec<f64> = (1..1000)
+            .map(|output| match budget.admit(PRICE, tokens(output * 7 / 3)) {
+                Admission::Start(reserved) => reserved + 0.1 - 0.1,
+                refused => panic!("{refused:?}"),
+            })
+            .collect();
+        reserved.iter().rev().for_each(|reserved| budget.settle(*reserved, 0.0, None));
+        assert_eq!(budget.admit(PRICE, tokens(2_000_000_000)), Admission::Spent);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{
     echo::Echo,
     equal::{Equals, Turn},
     rows::Rows,
+    silence::Silence,
 };
 use crate::{
     End, Failure, Job,
@@ -21,9 +22,10 @@ use crate::{
 };
 use std::{
     collections::{HashSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
+use tidegate_core::UpstreamState;
 use tidegate_wire::request;
 use tokio::time::Instant;
 
@@ -72,9 +74,15 @@ pub(super) struct State {
     pub(super) cursor: usize,
     /// Rows whose turn comes before those at the cursor.
     pub(super) again: VecDeque<u32>,
-    /// Rows nobody answered: they go again as soon as anybody answers another.
+    /// Rows nobody answered: they go again as soon as anybody answers another. At most the rows of
+    /// the job, as is the next.
     pub(super) held: Vec<u32>,
     pub(super) held_before: HashSet<u32>,
+    /// Whether the held rows went again without anybody having answered another.
+    pub(super) last_chance: bool,
+    pub(super) silence: Silence,
+    /// Whether nobody is expected to answer those in flight.
+    pub(super) is_hopeless: bool,
     pub(super) held_why: String,
     pub(super) echoes: VecDeque<Echo>,
     /// Ends of records that are not written yet.
@@ -101,6 +109,9 @@ impl State {
             again: VecDeque::new(),
             held: Vec::new(),
             held_before: HashSet::new(),
+            last_chance: false,
+            silence: Silence::new(),
+            is_hopeless: false,
             held_why: String::new(),
             echoes: VecDeque::new(),
             unwritten: VecDeque::new(),
@@ -115,13 +126,6 @@ impl State {
             answered: 0,
             latencies: Histogram::new(),
         }
-    }
-}
-
-impl State {
-    /// Rows nobody answered, waiting to go again.
-    pub(super) const fn held(&self) -> usize {
-        self.held.len()
     }
 }
 
@@ -203,20 +207,46 @@ impl Dispatch<'_> {
                 && self.state.echoes.is_empty())
     }
 
-    /// At the end, nothing being in flight: rows nobody answered go a last time, or stop the job.
+    /// At the end, nothing being in flight: rows nobody answered go a last time, then stop the job.
     ///
     /// `true` when there is nothing more to do.
     pub(super) fn settle_held(&mut self) -> bool {
         if self.state.held.is_empty() || self.state.stopping.is_some() {
             return true;
         }
-        if self.state.answered == 0 && self.rows.tally.ok == 0 {
+        if self.state.answered == 0 || self.state.last_chance {
             let why = std::mem::take(&mut self.state.held_why);
             self.stop(End::Unreachable(why));
             return true;
         }
         self.release_held();
+        self.state.last_chance = true;
         false
+    }
+
+    /// Stops the job when its upstreams have fallen silent.
+    pub(super) fn stop_if_silent(&mut self) {
+        if self.state.silence.look(&self.shared.answer.upstreams()) {
+            self.state.is_hopeless = true;
+            let why = std::mem::take(&mut self.state.held_why);
+            self.stop(End::Unreachable(match why.is_empty() {
+                true => "attempts are sent, and nothing comes back".into(),
+                false => why,
+            }));
+        }
+    }
+
+    /// Rows in flight that wait to be tried again: those neither at an upstream nor in line for
+    /// one, and those nobody answered.
+    pub(super) fn retrying(&self, in_flight: usize, upstreams: &[UpstreamState]) -> u64 {
+        let busy: u64 =
+            upstreams.iter().map(|one| u64::from(one.in_flight) + u64::from(one.waiting)).sum();
+        let between = match upstreams.is_empty() {
+            true => 0,
+            false => (in_flight as u64).saturating_sub(busy),
+        };
+        let again = u64::from(self.shared.retrying.load(Ordering::Relaxed));
+        (between + again).min(in_flight as u64) + self.state.held.len() as u64
     }
 
     /// Starts no more rows, for this reason; the first reason stands.
@@ -309,8 +339,19 @@ impl Dispatch<'_> {
         let id = format!("batch-{}-{}", self.word, request.index).into();
         let deadline = self.row_deadline();
         let model_span = view.model_span;
-        let sent =
-            Sent { row, request, id, model, model_span, tokens, deadline, group, price, reserved };
+        let sent = Sent {
+            row,
+            request,
+            id,
+            model,
+            model_span,
+            tokens,
+            deadline,
+            group,
+            price,
+            reserved,
+            answered_before: self.state.answered,
+        };
         Ok(Some(Next::Call(Box::new(sent))))
     }
 

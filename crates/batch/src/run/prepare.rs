@@ -17,7 +17,7 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// A job ready to run.
@@ -208,6 +208,9 @@ fn check_ours(job: &Job, files: &Files, earlier: Option<&Manifest>) -> Result<()
             earlier.input
         )));
     }
+    if earlier.is_none() && !job.overwrite && files.errors.exists() {
+        return Err(not_ours(&files.errors));
+    }
     let Some(output) = files.output.as_ref().filter(|output| output.exists()) else {
         return Ok(());
     };
@@ -220,18 +223,24 @@ fn check_ours(job: &Job, files: &Files, earlier: Option<&Manifest>) -> Result<()
     if job.overwrite || earlier.is_some_and(|earlier| earlier.owns(output)) {
         return Ok(());
     }
-    Err(Failure::Usage(match earlier {
-        Some(earlier) if earlier.outputs.contains_key(&*output.to_string_lossy()) => format!(
-            "{} was changed since this job wrote it; move it away to keep the changes, or pass \
-             --overwrite to write it again",
-            output.display()
-        ),
-        _ => format!(
-            "{} exists and was not written by this job; choose another output with -o, move it \
-             away, or pass --overwrite",
-            output.display()
-        ),
-    }))
+    Err(match earlier {
+        Some(earlier) if earlier.outputs.contains_key(&*output.to_string_lossy()) => {
+            Failure::Usage(format!(
+                "{} was changed since this job wrote it; move it away to keep the changes, or \
+                 pass --overwrite to write it again",
+                output.display()
+            ))
+        }
+        _ => not_ours(output),
+    })
+}
+
+fn not_ours(path: &Path) -> Failure {
+    Failure::Usage(format!(
+        "{} exists and was not written by this job; choose another output with -o, move it away, \
+         or pass --overwrite",
+        path.display()
+    ))
 }
 
 fn bad_lines(input: &Input) -> Failure {
@@ -304,7 +313,7 @@ fn manifest(
         partial: job.input.limit.is_some() || job.input.sample.is_some(),
         options_hash: options_hash(&arguments),
         arguments,
-        output: files.output.as_ref().map_or("-".into(), |path| path.to_string_lossy().into()),
+        output: files.output_name(),
         outputs: earlier.map_or_else(BTreeMap::new, |earlier| earlier.outputs.clone()),
         state: earlier.map_or_else(|| "new".into(), |earlier| earlier.state.clone()),
         started_at_ms: earlier.map_or_else(now_ms, |earlier| earlier.started_at_ms),

@@ -12,17 +12,14 @@ use crate::{
     output::{self, Answered, Failed, Outcome, Row},
     request::{BadLine, Request, RequestHash},
 };
-use tidegate_core::{Kind, Usage};
+use tidegate_core::{Clock, Kind, Usage};
 use tokio::time::Instant;
 
 /// Rows nobody answered in a row, none ever having been answered, that stop the job.
 const UNREACHABLE_AT_START: usize = 2;
 
-/// Rows nobody answered since the last answer that stop the job.
+/// Rows nobody answered since the last answer that stop the job, or as many as may be in flight.
 const UNREACHABLE_LATER: usize = 64;
-
-/// Rows remembered as having been held once; above it a row nobody answers is an error at once.
-const MOST_HELD: usize = 4096;
 
 impl Dispatch<'_> {
     /// Takes a row that came back.
@@ -35,7 +32,10 @@ impl Dispatch<'_> {
             (Err(_), None) => 0.0,
         };
         self.budget.settle(ended.sent.reserved, charged, output);
-        self.state.is_warm |= !is_unanswered(&ended);
+        if !is_unanswered(&ended) {
+            self.state.is_warm = true;
+            self.state.silence.end();
+        }
         if let Err(bad) = &ended.result
             && !self.is_final(&ended, bad)
         {
@@ -48,6 +48,7 @@ impl Dispatch<'_> {
         if ended.result.is_ok() {
             self.state.answered += 1;
             self.state.latencies.record(ended.latency.as_micros() as u64);
+            self.state.last_chance = false;
             self.release_held();
         }
         if let Some(group) = ended.sent.group {
@@ -83,8 +84,14 @@ impl Dispatch<'_> {
                 )));
                 false
             }
-            Some(Kind::Unavailable) if !self.state.held_before.contains(&row) => {
-                self.hold(row, &bad.message)
+            _ if is_unanswered(ended) => {
+                // Others were answered while it was tried, twice: it is the row's own fault.
+                let alone = self.state.answered > ended.sent.answered_before;
+                let fails = alone && self.state.held_before.contains(&row);
+                if !fails {
+                    self.hold(row, &bad.message);
+                }
+                fails
             }
             // The engine itself is stopping.
             Some(Kind::Cancelled) if self.state.stopping.is_some() => false,
@@ -98,19 +105,18 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Keeps a row nobody answered for later; `true` when it is to be an error instead.
-    fn hold(&mut self, row: u32, why: &str) -> bool {
-        if self.state.held_before.len() + self.state.held.len() >= MOST_HELD {
-            return true;
-        }
+    /// Keeps a row nobody answered for later.
+    fn hold(&mut self, row: u32, why: &str) {
         self.state.held.push(row);
         why.clone_into(&mut self.state.held_why);
-        let enough =
-            if self.state.answered == 0 { UNREACHABLE_AT_START } else { UNREACHABLE_LATER };
+        let enough = match self.state.answered {
+            0 => UNREACHABLE_AT_START,
+            _ => UNREACHABLE_LATER.max(self.target()),
+        };
         if self.state.held.len() >= enough {
+            self.state.is_hopeless = true;
             self.stop(End::Unreachable(why.to_owned()));
         }
-        false
     }
 
     pub(super) fn release_held(&mut self) {
@@ -218,8 +224,12 @@ impl Dispatch<'_> {
     }
 }
 
+/// Whether no connection took the row: nobody has seen it.
 fn is_unanswered(ended: &Ended) -> bool {
-    matches!(&ended.result, Err(bad) if bad.kind == Some(Kind::Unavailable))
+    matches!(&ended.result, Err(bad) if matches!(
+        bad.kind,
+        Some(Kind::Unavailable | Kind::UpstreamTimeout(Clock::Connect))
+    ))
 }
 
 /// What a row's tokens cost; `None` when that is not known.

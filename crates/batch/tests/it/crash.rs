@@ -113,6 +113,13 @@ async fn files_of_others_are_left_alone() {
     assert_eq!(fs::read(&out).unwrap(), b"mine");
     assert!(!bench.path("data.run").exists());
 
+    // The error file is one as well: a job without failures would remove it.
+    fs::remove_file(&out).unwrap();
+    fs::write(bench.path("data.errors.jsonl"), "mine too").unwrap();
+    let refused = bench.run(bench.job(), &stub).await.unwrap_err().to_string();
+    assert!(refused.contains("data.errors.jsonl exists"), "{refused}");
+    assert_eq!(fs::read(bench.path("data.errors.jsonl")).unwrap(), b"mine too");
+
     let mut job = bench.job();
     job.overwrite = true;
     bench.run(job, &stub).await.unwrap();
@@ -122,6 +129,24 @@ async fn files_of_others_are_left_alone() {
     fs::write(&out, "mine again").unwrap();
     let refused = bench.run(bench.job(), &stub).await.unwrap_err().to_string();
     assert!(refused.contains("was changed since"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_manifest_costs_no_answers() {
+    let bench = Bench::lines(3);
+    let stub = bench.stub(|_, _| Step::Echo);
+    bench.run(bench.job(), &stub).await.unwrap();
+    let manifest = bench.path("data.run/manifest.json");
+    fs::write(&manifest, "{").unwrap();
+    let refused = bench.run(bench.job(), &stub).await.unwrap_err().to_string();
+    assert!(refused.contains("remove it and pass --overwrite"), "{refused}");
+
+    // As it says.
+    fs::remove_file(&manifest).unwrap();
+    let mut job = bench.job();
+    job.overwrite = true;
+    let finished = bench.run(job, &stub).await.unwrap();
+    assert_eq!((finished.end, stub.count()), (End::AlreadyComplete, 3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,9 +4,16 @@ use crate::{
     invariants::check,
     stub::{Bench, Step, upstream},
 };
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tidegate_batch::{End, MaxErrors};
-use tidegate_core::Kind;
+use tidegate_core::{Clock, Kind, UpstreamState};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Runs the job once more with an engine that answers everything.
@@ -86,6 +93,52 @@ async fn a_row_nobody_answers_goes_again_when_others_are_answered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rows_are_left_and_not_failed_when_the_server_dies() {
+    for kind in [Kind::Unavailable, Kind::UpstreamTimeout(Clock::Connect)] {
+        let mut bench = Bench::lines(40);
+        let answered = Arc::new(AtomicUsize::new(0));
+        let stub = bench.stub(move |_, _| match answered.fetch_add(1, Ordering::Relaxed) {
+            0..20 => Step::Echo,
+            _ => Step::Fail(kind),
+        });
+        let mut job = bench.job();
+        job.concurrency = Some(4);
+        let finished = bench.run(job, &stub).await.unwrap();
+        assert_eq!((finished.exit_code(), finished.summary.failed), (6, 0));
+        assert_eq!((finished.summary.ok, finished.summary.left), (20, 20));
+        // Each had a second chance.
+        assert_eq!(stub.count(), 60);
+        goes_on(&mut bench, 20).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_falls_silent_stops_the_job_though_no_row_comes_back() {
+    let mut bench = Bench::lines(40);
+    let stub = bench.stub(|prompt, _| match prompt {
+        "p0" | "p1" | "p2" => Step::Echo,
+        _ => Step::Hang,
+    });
+    let tells = async {
+        for attempts in 0.. {
+            *stub.tells.lock().unwrap() = vec![UpstreamState { attempts, ..upstream(0) }];
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+    };
+    let mut job = bench.job();
+    job.concurrency = Some(8);
+    let started = Instant::now();
+    let finished = tokio::select! {
+        finished = bench.run(job, &stub) => finished.unwrap(),
+        () = tells => unreachable!("it tells for ever"),
+    };
+    assert!(started.elapsed() < Duration::from_secs(60));
+    assert_eq!((finished.exit_code(), finished.summary.failed), (6, 0));
+    let ok = finished.summary.ok as usize;
+    goes_on(&mut bench, 40 - ok).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_interrupt_finishes_what_is_in_flight() {
     let mut bench = Bench::lines(40);
     let stub = bench.stub(|_, _| Step::Echo);
@@ -100,6 +153,9 @@ async fn an_interrupt_finishes_what_is_in_flight() {
     let finished = finished.unwrap();
     assert_eq!((finished.exit_code(), finished.summary.ok, stub.count()), (130, 8, 8));
     assert_eq!(finished.resume, "tidegate batch 'my data.jsonl'");
+    // No output was written, and none is told of.
+    assert_eq!(finished.summary.output, None);
+    assert!(!finished.summary.to_string().contains("data.out.jsonl"));
     goes_on(&mut bench, 32).await;
 }
 

@@ -95,9 +95,6 @@ impl Answer for Stub {
                 served: Served {
                     upstream: "stub".into(),
                     model: "m".into(),
-                    breaker: tidegate_core::BreakerState::Closed,
-                    share: 1.0,
-                    latency: std::time::Duration::from_millis(20),
                     attempts: 1,
                     upstream_time: self.delay,
                     tenant: RateLimits::default(),
@@ -128,7 +125,7 @@ pub(crate) fn upstream(in_flight: u32) -> UpstreamState {
         bound_by: BoundBy::Nothing,
         breaker: tidegate_core::BreakerState::Closed,
         share: 1.0,
-        latency: std::time::Duration::from_millis(20),
+        latency: Duration::from_millis(20),
         attempts: 0,
         refusals: 0,
     }

@@ -56,7 +56,7 @@ fn options(target: Target, load: Load, stream: bool) -> Options {
         target,
         operation: Operation::ChatCompletions,
         model: "sim-small".into(),
-        bodies: Bodies::prompt("wave {{n}}", &shape(stream)),
+        bodies: Bodies::prompt("wave {{number}}", &shape(stream)),
         headers: Headers::new(),
         stream,
         load,

@@ -42,7 +42,7 @@ async fn play(seed: u64) {
         .upstreams(|upstream| upstream.concurrency = concurrency::Options::Fixed(slots))
         .parts(|parts| {
             parts.seed = seed;
-            parts.retry_budget = budget.clone();
+            parts.limiters.retry_budget = budget.clone();
         })
         .open();
     let mut told = Vec::new();

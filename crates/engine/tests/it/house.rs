@@ -5,8 +5,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 use tidegate_core::{BoxFuture, Call, KeyRecord, Limits, Provider, Reply, Result, Store, Tenant};
-use tidegate_engine::{Engine, Model, Outcome, Parts, Record, Target, Upstream};
-use tidegate_policy::{balance, breaker, concurrency, pacer, retry, retry_budget, timeout};
+use tidegate_engine::{Engine, Limiters, Model, Outcome, Parts, Record, Target, Upstream};
+use tidegate_policy::{
+    balance, breaker, concurrency, load, memory, pacer, queue, retry, retry_budget, timeout,
+};
 use tidegate_testkit::{script::Scripted, trace::Trace};
 
 /// A store that knows nobody: identity is the fronts' and the store's business.
@@ -83,9 +85,14 @@ impl House {
             default_limits: Limits::default(),
             max_in_flight: 1000,
             retry: retry::Options::default(),
-            retry_budget: retry_budget::Options::default(),
+            load: load::Options::default(),
+            memory: memory::Options::default(),
             // Off, so that each scenario shows one policy; `breakers` turns it on.
-            breaker: breaker::Options { failures: 0, ..breaker::Options::default() },
+            limiters: Limiters {
+                retry_budget: retry_budget::Options::default(),
+                breaker: breaker::Options { failures: 0, ..breaker::Options::default() },
+                queue: queue::Options::default(),
+            },
             records: Some(Arc::new(move |record| sink.lock().unwrap().push(record))),
             seed: 7,
         };
@@ -103,7 +110,7 @@ impl House {
     }
 
     pub(crate) fn breakers(self) -> Self {
-        self.parts(|parts| parts.breaker = breaker::Options::default())
+        self.parts(|parts| parts.limiters.breaker = breaker::Options::default())
     }
 
     pub(crate) fn parts(mut self, change: impl FnOnce(&mut Parts)) -> Self {

@@ -1,7 +1,9 @@
 use crate::house::House;
 use futures_util::StreamExt;
 use std::{sync::Arc, time::Duration};
-use tidegate_core::{Answer, BoundBy, Call, Kind, Limits, Scope, Tenant, TokenEstimate};
+use tidegate_core::{
+    Answer, BoundBy, Call, Kind, Limits, Patience, Priority, Scope, Tenant, TokenEstimate,
+};
 use tidegate_policy::{concurrency, pacer};
 use tidegate_testkit::script::{call, streaming, within};
 
@@ -197,13 +199,13 @@ async fn a_scope_covers_its_models_only() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_in_line_leave_in_order_and_say_what_holds_them() {
-    let home = House::new(&[("a", "ok after 1s")])
+    let home = House::new(&[("a", "ok after 100ms")])
         .upstreams(|upstream| upstream.concurrency = concurrency::Options::Fixed(2))
         .open();
     let calls =
         (0..5).map(|n| home.engine.call(Call { id: format!("{n}").into(), ..call("chat") }));
     let watch = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         home.engine.upstreams().remove(0)
     };
     let (replies, state) = tokio::join!(futures_util::future::join_all(calls), watch);
@@ -215,9 +217,9 @@ async fn calls_in_line_leave_in_order_and_say_what_holds_them() {
         "
         0ms    send a #1 of 0 -> ok
         0ms    send a #1 of 1 -> ok
-        1000ms send a #1 of 2 -> ok
-        1000ms send a #1 of 3 -> ok
-        2000ms send a #1 of 4 -> ok
+        100ms send a #1 of 2 -> ok
+        100ms send a #1 of 3 -> ok
+        200ms send a #1 of 4 -> ok
         ",
     );
     home.is_empty();
@@ -239,4 +241,112 @@ async fn a_told_rate_is_kept() {
     assert!(replies.iter().all(Result::is_ok));
     let took = home.trace.elapsed().as_millis();
     assert!((1900..=2100).contains(&took), "{took} ms for 21 calls at 10 a second");
+}
+
+/// Twenty calls at once, ten of each class, through one slot; the order in which they left.
+async fn order_of(classes: [Priority; 2]) -> String {
+    let home = House::new(&[("a", "ok after 10ms")])
+        .upstreams(|upstream| upstream.concurrency = concurrency::Options::Fixed(1))
+        .open();
+    let calls = classes.into_iter().flat_map(|class| (0..10).map(move |_| class)).map(|priority| {
+        let id = priority.name()[..1].into();
+        home.engine.call(Call { id, priority, ..call("chat") })
+    });
+    let replies = futures_util::future::join_all(calls).await;
+    assert!(replies.iter().all(Result::is_ok));
+    drop(replies);
+    home.is_empty();
+    let of = |line: &String| line.split(" of ").nth(1).map(|rest| rest[..1].to_owned());
+    home.trace.lines().iter().filter_map(of).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_waited_for_goes_first_and_bulk_still_moves() {
+    let order = order_of([Priority::Bulk, Priority::Interactive]).await;
+    let (first, last) = order.split_at(12);
+    assert!(first.matches('i').count() >= 9, "{order}");
+    assert!(last.contains('b') && first.contains('b'), "{order}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_stands_is_shed_and_says_so() {
+    let home = House::new(&[("a", "ok after 1s")])
+        .upstreams(|upstream| upstream.concurrency = concurrency::Options::Fixed(1))
+        .open();
+    let calls = (0..60).map(|n| {
+        let home = &home;
+        async move {
+            tokio::time::sleep(Duration::from_millis(n * 50)).await;
+            home.engine.call(call("chat")).await
+        }
+    });
+    let replies = futures_util::future::join_all(calls).await;
+    let shed: Vec<_> = replies.iter().filter_map(|reply| reply.as_ref().err()).collect();
+    assert!((30..57).contains(&shed.len()), "{} of 60 shed", shed.len());
+    for error in shed {
+        assert_eq!((error.kind(), error.attempts()), (Kind::Overloaded, 0));
+        assert!(error.retry_after().is_some(), "{error}");
+    }
+    drop(replies);
+    home.is_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_rows_wait_where_callers_are_shed() {
+    let home = House::new(&[("a", "ok after 1s")])
+        .upstreams(|upstream| upstream.concurrency = concurrency::Options::Fixed(1))
+        .open();
+    let rows = (0..60).map(|_| {
+        let row = Call {
+            patience: Patience::Free,
+            priority: Priority::Bulk,
+            deadline: within(Duration::from_secs(600)),
+            ..call("chat")
+        };
+        home.engine.call(row)
+    });
+    let replies = futures_util::future::join_all(rows).await;
+    assert!(replies.iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_in_flight_are_bounded_by_the_memory_budget() {
+    let home = House::new(&[("a", "slow")]).parts(|parts| parts.memory.budget = 200).open();
+    let held = call("chat").payload.len();
+    assert!((50..100).contains(&held), "{held}");
+    let both =
+        futures_util::future::join(home.engine.call(call("chat")), home.engine.call(call("chat")));
+    let third = async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        home.engine.call(call("chat")).await.unwrap_err()
+    };
+    tokio::select! {
+        _ = both => unreachable!("the upstream never answers"),
+        error = third => assert_eq!(error.kind(), Kind::Overloaded),
+    }
+    home.is_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loaded_gateway_refuses_bulk_first() {
+    let home = House::new(&[("a", "slow")]).parts(|parts| parts.max_in_flight = 20).open();
+    let many = futures_util::future::join_all((0..19).map(|_| home.engine.call(call("chat"))));
+    let then = async {
+        // The ladder climbs a step every 200 ms.
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let brief = Call { deadline: within(Duration::from_millis(1)), ..call("chat") };
+            home.engine.call(brief).await.unwrap_err();
+        }
+        let bulk = Call { priority: Priority::Bulk, ..call("chat") };
+        let refused = home.engine.call(bulk).await.unwrap_err();
+        assert!(refused.message().contains("load level"), "{refused}");
+        let brief = Call { deadline: within(Duration::from_millis(1)), ..call("chat") };
+        assert_eq!(home.engine.call(brief).await.unwrap_err().kind(), Kind::DeadlineExceeded);
+    };
+    tokio::select! {
+        _ = many => unreachable!("the upstream never answers"),
+        () = then => {}
+    }
+    home.is_empty();
 }

@@ -97,7 +97,7 @@ async fn a_retry_is_taken_from_the_budget_of_the_target_it_goes_to() {
     let home = House::new(&[("a", "fault"), ("b", "fault")])
         .parts(|parts| {
             parts.models.get_mut("chat").unwrap().targets[0].weight = 9;
-            parts.retry_budget.floor_per_second = 0.0;
+            parts.limiters.retry_budget.floor_per_second = 0.0;
         })
         .open();
     for _ in 0..200 {
@@ -112,7 +112,7 @@ async fn without_budget_elsewhere_a_call_is_tried_again_where_it_was() {
     let home = House::new(&[("a", "fault; 9 * ok; 10 * fault; ok"), ("b", "ok")])
         .parts(|parts| {
             parts.models.get_mut("chat").unwrap().targets[0].weight = 1_000_000;
-            parts.retry_budget.floor_per_second = 0.0;
+            parts.limiters.retry_budget.floor_per_second = 0.0;
         })
         .open();
     // b has no first attempts, so nothing is allowed there; a has earned one retry in ten.
@@ -130,7 +130,7 @@ async fn waiting_for_the_budget_does_not_carry_an_attempt_over_the_deadline() {
         .parts(|parts| {
             parts.retry.base = Duration::from_secs(5);
             parts.retry.max_attempts = 100;
-            parts.retry_budget =
+            parts.limiters.retry_budget =
                 tidegate_policy::retry_budget::Options { ratio: 0.0, floor_per_second: 0.1 };
         })
         .open();
@@ -173,7 +173,7 @@ async fn a_batch_row_ends_at_its_deadline_all_the_same() {
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_not_amplified_beyond_the_budget() {
     let home = House::new(&[("a", "fault")])
-        .parts(|parts| parts.retry_budget.floor_per_second = 0.0)
+        .parts(|parts| parts.limiters.retry_budget.floor_per_second = 0.0)
         .open();
     for _ in 0..200 {
         home.engine.call(call("chat")).await.unwrap_err();

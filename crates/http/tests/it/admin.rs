@@ -1,6 +1,8 @@
 //! The operators' port: what it says, and to whom it says nothing.
 
 use crate::stub::{Said, Stub, read_all};
+use hyper::{Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tidegate_core::{BoundBy, BreakerState, Secret, UpstreamState};
 use tidegate_http::{Drained, serve_admin};
@@ -164,6 +166,31 @@ async fn without_a_token_only_loopback_names_are_answered() {
     let mut io = TcpStream::connect(admin.address).await.unwrap();
     io.write_all(b"GET /admin/upstreams HTTP/1.0\r\n\r\n").await.unwrap();
     is_problem(&Said::parse(&read_all(&mut io).await), 403, "host_not_allowed");
+    admin.stop().await;
+}
+
+/// There the host stands in `:authority`.
+#[tokio::test]
+async fn hosts_are_looked_at_over_http2_too() {
+    let admin = Admin::start(&Stub::fine(), None).await;
+    let io = TokioIo::new(TcpStream::connect(admin.address).await.unwrap());
+    let (mut send, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    for (host, origin, status) in [
+        ("localhost:8081", None, 200),
+        ("localhost:8081", Some("http://localhost:8081"), 200),
+        ("localhost:8081", Some("http://localhost:3000"), 403),
+        ("rebound.example:8081", None, 403),
+        ("rebound.example:8081", Some("http://rebound.example:8081"), 403),
+    ] {
+        let mut request = Request::get(format!("http://{host}/admin/upstreams"));
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        let answer = send.send_request(request.body(String::new()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), status, "{host} {origin:?}");
+    }
+    drop(send);
     admin.stop().await;
 }
 

@@ -58,7 +58,7 @@ const EXAMPLES: &str = "Examples:
   tidegate batch retry rows.jsonl --only class=timeout
 
 Files: data.jsonl -> data.out.jsonl, data.errors.jsonl (failed rows, when there are any) and
-data.run/ (journal, manifest). Delete data.run/ and data.out.jsonl to start over.
+data.run/ (journal, manifest). Delete all three to start over.
 
 Exit codes: 0 every row was answered; 1 internal error; 2 usage or invalid input; 3 finished, but
 some rows failed; 4 credential refused or quota used up; 5 --max-cost or --deadline reached;
@@ -378,7 +378,6 @@ fn start(args: RunArgs, arguments: Vec<String>, only: Option<Only>) -> anyhow::R
 enum Stop {
     Configuration(Problems),
     Failure(Failure),
-    Other(anyhow::Error),
 }
 
 impl Stop {
@@ -394,7 +393,6 @@ impl Stop {
                 error(&failure.to_string(), telling);
                 Ok(failure.exit_code())
             }
-            Self::Other(other) => Err(other),
         }
     }
 }
@@ -418,7 +416,8 @@ fn assemble(
         .downcast::<Problems>(
     ) {
         Ok(problems) => Stop::Configuration(problems),
-        Err(other) => Stop::Other(other),
+        // What is wrong with a URL, a model or a key: nothing has been opened yet.
+        Err(other) => Stop::usage(format!("{other:#}")),
     })?;
     if let (Some(input), Some(output)) = (upstream.price_input, upstream.price_output) {
         let told: Prices = Arc::new(move |_| Some(Price { input, output }));

@@ -137,7 +137,7 @@ struct RequestArgs {
     /// Asks for streams, and measures first tokens and the gaps between tokens
     #[arg(long)]
     stream: bool,
-    /// Prompt of every request; {{n}} in it becomes the request's number, so that no cache answers
+    /// Prompt of every request; {{number}} in it becomes the request's number, so that no cache answers
     #[arg(
         long,
         default_value = "Tell me about the tide.",

@@ -3,15 +3,18 @@
 use crate::{
     access_log::AccessLog,
     assembly,
-    config::{self, Environment, Loaded, Override, Sources},
+    config::{self, AdminListen, Environment, Loaded, Override, Sources},
     output, process_log, signals,
 };
 use anyhow::Context;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tidegate_core::{Answer, Secret, Store};
 use tidegate_store::{Sqlite, key};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
+/// Exit code of a start that cannot succeed before something is changed.
+const USAGE: u8 = 2;
 /// How often the state is looked at for keys another process made or revoked.
 const REFRESH: Duration = Duration::from_millis(500);
 /// How long the access log may take to write what waits when all calls have ended.
@@ -20,12 +23,14 @@ const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// Serves OpenAI's API and passes calls on to the configured upstreams
 ///
 /// With no configuration at all it serves the built-in simulated model `sim-small`. The first
-/// start makes a key and prints it, this once. SIGTERM or Ctrl-C drains: calls in flight are
+/// start makes a key and prints it, this once. A second port, on this machine only, tells operators
+/// what the upstreams are doing. SIGTERM or Ctrl-C drains: calls in flight are
 /// answered, new ones are refused; a second signal aborts.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   tidegate serve
   tidegate serve --config tidegate.toml --profile prod
+  tidegate serve --listen 127.0.0.1:0 --admin-listen off
   TIDEGATE__SERVER__LISTEN=0.0.0.0:8080 tidegate serve")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -33,6 +38,9 @@ pub(crate) struct Args {
     /// Address and port for callers; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Address and port for operators, or off [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
     /// Directory of the state [default: .tidegate]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
@@ -62,6 +70,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
 fn sources(args: Args) -> Sources {
     let flags = [
         ("--listen", &["server", "listen"][..], args.listen),
+        ("--admin-listen", &["server", "admin_listen"], args.admin_listen),
         ("--data-dir", &["server", "data_dir"], args.data_dir),
         ("--access-log", &["log", "access"], args.access_log),
     ];
@@ -75,7 +84,13 @@ fn sources(args: Args) -> Sources {
 
 async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8> {
     let server = &loaded.config.server;
-    let store = Arc::new(Sqlite::open(&server.data_dir)?);
+    let Opened { store, callers, admin } = match open(server).await {
+        Ok(opened) => opened,
+        Err(message) => {
+            output::note(&format!("error: {message}"));
+            return Ok(USAGE);
+        }
+    };
     let prices = loaded.config.models.iter();
     let prices = prices.filter_map(|(name, model)| Some((name.clone(), model.price?))).collect();
     let access_log =
@@ -83,23 +98,23 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
     let records = access_log.as_ref().map(AccessLog::records);
     let client = assembly::for_serve(&loaded, store.clone(), records)?;
 
-    let listener = TcpListener::bind(server.listen)
-        .await
-        .with_context(|| format!("listening on {}: choose another with --listen", server.listen))?;
-    let address = listener.local_addr()?;
+    let address = callers.local_addr()?;
+    let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
     let stop =
         signals::drain_on_signal("draining: calls in flight are finished; once more aborts")?;
-    let scheme = if server.tls.is_some() { "https" } else { "http" };
     let key = first_key(&*store).await?;
-    greet(&format!("{scheme}://{address}"), &*client.answer(), key.as_ref(), server);
+    greet((address, admin_address), &*client.answer(), key.as_ref(), server);
     if let Some(path) = port_file {
         std::fs::write(&path, address.port().to_string())
             .with_context(|| format!("writing {}", path.display()))?;
     }
 
+    let options = loaded.config.http_options();
+    let serving = tidegate_http::serve(callers, client.answer(), options, stop.clone());
+    let admin = serve_admin(admin, client.answer(), loaded.admin_token, stop);
     let refreshing = refresh(store.clone());
-    let drained = tokio::select! {
-        drained = tidegate_http::serve(listener, client.answer(), loaded.config.http_options(), stop) => drained?,
+    let (drained, ()) = tokio::select! {
+        drained = async { tokio::try_join!(serving, admin) } => drained?,
         () = refreshing => unreachable!("refreshing never ends"),
     };
     if drained.cut > 0 {
@@ -110,6 +125,52 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
         tokio::task::spawn_blocking(move || log.finish(LOG_PATIENCE)).await?;
     }
     Ok(0)
+}
+
+/// What a start needs of the machine.
+struct Opened {
+    store: Arc<Sqlite>,
+    callers: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+/// Opens the state and both ports.
+///
+/// # Errors
+///
+/// Says what is in the way, and what to change.
+async fn open(server: &config::Server) -> Result<Opened, String> {
+    let store = Sqlite::open(&server.data_dir)
+        .map_err(|error| format!("{} (--data-dir, server.data_dir)", error.message()))?;
+    let callers = bind(server.listen).await.map_err(|refused| {
+        format!("{refused}: choose another with --listen or server.listen; port 0 takes a free one")
+    })?;
+    let admin = match server.admin_listen {
+        AdminListen::Off => None,
+        AdminListen::At(address) => Some(bind(address).await.map_err(|refused| {
+            format!(
+                "{refused} for operators: choose another with --admin-listen or \
+                 server.admin_listen; port 0 takes a free one, `off` none"
+            )
+        })?),
+    };
+    Ok(Opened { store: Arc::new(store), callers, admin })
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|cause| format!("cannot listen on {address} ({cause})"))
+}
+
+/// Answers operators until `stop`, where there is a port for them.
+async fn serve_admin(
+    listener: Option<TcpListener>,
+    answer: Arc<dyn Answer>,
+    token: Option<Secret<String>>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let Some(listener) = listener else { return Ok(()) };
+    tidegate_http::serve_admin(listener, answer, token, stop).await.map(drop)
 }
 
 /// The first key of a state that holds none; it is shown this once.
@@ -140,10 +201,20 @@ async fn refresh(store: Arc<Sqlite>) {
     }
 }
 
-fn greet(url: &str, answer: &dyn Answer, key: Option<&Secret<String>>, server: &config::Server) {
+fn greet(
+    (address, admin): (SocketAddr, Option<SocketAddr>),
+    answer: &dyn Answer,
+    key: Option<&Secret<String>>,
+    server: &config::Server,
+) {
+    let scheme = if server.tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
     let models = answer.models(&tidegate_core::Tenant::local());
     let names: Vec<&str> = models.iter().map(|model| &*model.id).collect();
     output::note(&format!("API     {url}/v1\nready   {url}/readyz\nmodels  {}", names.join(", ")));
+    if let Some(admin) = admin {
+        output::note(&format!("admin   http://{admin}/admin/upstreams"));
+    }
     match key {
         Some(key) => output::note(&format!(
             "key     {}\n        (shown this once; `tidegate keys create` makes another)\n\n  \

@@ -1,7 +1,7 @@
 //! What a type cannot say: names that must exist, numbers that would stop everything.
 
 use super::{
-    Config,
+    AdminListen, Config,
     decode::show_path,
     problem::{Place, Problem, hint},
     tree::Node,
@@ -50,6 +50,11 @@ impl<'a> Findings<'a> {
         })
     }
 
+    /// Whether the value at `path` is there, but could not be read.
+    fn could_not_read(&self, path: &[&str]) -> bool {
+        self.lost.iter().any(|lost| lost == path)
+    }
+
     fn at(&self, path: &[&str], message: &str) -> Problem {
         let place = self.tree.nearest(path).place.clone();
         Problem::new(place, format!("{}: {message}", show_path(path)))
@@ -87,6 +92,23 @@ fn check_server(config: &Config, findings: &mut Findings<'_>) {
             }
         }
     }
+    check_admin(config, findings);
+}
+
+fn check_admin(config: &Config, findings: &mut Findings<'_>) {
+    let server = &config.server;
+    let AdminListen::At(address) = server.admin_listen else { return };
+    let path = ["server", "admin_listen"];
+    let is_open =
+        server.admin_token.is_none() && !findings.could_not_read(&["server", "admin_token"]);
+    if is_open && !address.ip().to_canonical().is_loopback() {
+        let message = format!(
+            "other machines can reach {address}: set server.admin_token, or listen on 127.0.0.1"
+        );
+        findings.problem(&path, message);
+    }
+    let is_callers = address == server.listen && address.port() != 0;
+    findings.refuse_if(is_callers, &path, "is the callers' port too: choose another, or \"off\"");
 }
 
 fn check_upstream(name: &str, upstream: &UpstreamSettings, findings: &mut Findings<'_>) {

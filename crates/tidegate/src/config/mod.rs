@@ -35,7 +35,7 @@ use std::{
     path::PathBuf,
 };
 use tidegate_core::Secret;
-use tidegate_policy::{breaker, retry, retry_budget};
+use tidegate_policy::{breaker, load, memory, queue, retry, retry_budget, setting::SecretRef};
 use tidegate_sdk::{LimitsSettings, ModelSettings, Settings, UpstreamSettings};
 
 /// The configuration of a gateway.
@@ -44,7 +44,7 @@ use tidegate_sdk::{LimitsSettings, ModelSettings, Settings, UpstreamSettings};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
-    /// The callers' port and where state is kept.
+    /// The two ports and where state is kept.
     pub(crate) server: Server,
     /// Model servers and provider accounts, by name.
     pub(crate) upstreams: BTreeMap<String, UpstreamSettings>,
@@ -58,11 +58,17 @@ pub(crate) struct Config {
     pub(crate) retry_budget: retry_budget::Options,
     /// When an upstream that keeps failing is left alone.
     pub(crate) breaker: breaker::Options,
+    /// In which order calls wait for an upstream, and which do not.
+    pub(crate) queue: queue::Options,
+    /// What is done as the load grows.
+    pub(crate) load: load::Options,
+    /// How much memory calls may hold.
+    pub(crate) memory: memory::Options,
     /// What is written about calls.
     pub(crate) log: Log,
 }
 
-/// The callers' port and where state is kept.
+/// The two ports and where state is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Server {
@@ -71,6 +77,13 @@ pub(crate) struct Server {
     #[serde(deserialize_with = "read_address")]
     #[schemars(with = "String")]
     pub(crate) listen: SocketAddr,
+    /// Address and port for operators: what the upstreams are doing. Port 0 takes a free one,
+    /// "off" none. An address that other machines can reach needs `admin_token`. Default
+    /// "127.0.0.1:8081".
+    pub(crate) admin_listen: AdminListen,
+    /// What operators send as `Authorization: Bearer`. Default: none, and the admin port answers
+    /// whoever is on this machine.
+    pub(crate) admin_token: Option<SecretRef>,
     /// Directory of the state, made if it is not there, for this user only. Default ".tidegate".
     pub(crate) data_dir: PathBuf,
     /// Certificate and key of the callers' port. Default: none, and callers speak plain HTTP.
@@ -83,10 +96,28 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            admin_listen: AdminListen::default(),
+            admin_token: None,
             data_dir: ".tidegate".into(),
             tls: None,
             limits: tidegate_http::Options::default(),
         }
+    }
+}
+
+/// Where operators are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
+pub(crate) enum AdminListen {
+    /// Nowhere.
+    Off,
+    /// On this address and port.
+    At(SocketAddr),
+}
+
+impl Default for AdminListen {
+    fn default() -> Self {
+        Self::At((Ipv4Addr::LOCALHOST, 8081).into())
     }
 }
 
@@ -122,6 +153,9 @@ impl Config {
             retry: self.retry.clone(),
             retry_budget: self.retry_budget.clone(),
             breaker: self.breaker.clone(),
+            queue: self.queue.clone(),
+            load: self.load.clone(),
+            memory: self.memory.clone(),
         }
     }
 
@@ -148,6 +182,8 @@ pub(crate) struct Loaded {
     pub(crate) config: Config,
     /// Our keys at the upstreams, by the upstream's name.
     pub(crate) api_keys: BTreeMap<String, Secret<String>>,
+    /// What operators must send.
+    pub(crate) admin_token: Option<Secret<String>>,
     /// What works but should be looked at.
     pub(crate) warnings: Vec<Problem>,
     /// The files it was read from, in order; none when all is default or environment.
@@ -160,12 +196,12 @@ pub(crate) struct Loaded {
 ///
 /// Everything that is wrong with it.
 pub(crate) fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, Problems> {
-    let mut api_keys = BTreeMap::new();
-    let mut loaded = load_with(sources, environment, |config, findings| {
-        api_keys = secret::resolve_all(config, environment, findings);
+    let (mut api_keys, mut admin_token) = (BTreeMap::new(), None);
+    let loaded = load_with(sources, environment, |config, findings| {
+        api_keys = secret::api_keys(config, environment, findings);
+        admin_token = secret::admin_token(config, environment, findings);
     })?;
-    loaded.api_keys = api_keys;
-    Ok(loaded)
+    Ok(Loaded { api_keys, admin_token, ..loaded })
 }
 
 /// The configuration alone, for commands that call no upstream: a secret that is not there is
@@ -199,7 +235,7 @@ fn load_with(
     problems.extend(findings.problems);
     Problems::none_in(problems)?;
     let (warnings, files) = (findings.warnings, layers.files);
-    Ok(Loaded { config, api_keys: BTreeMap::new(), warnings, files })
+    Ok(Loaded { config, api_keys: BTreeMap::new(), admin_token: None, warnings, files })
 }
 
 /// The JSON Schema of the file.
@@ -209,18 +245,43 @@ pub(crate) fn schema() -> schemars::Schema {
 
 fn read_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     let text = Cow::<'de, str>::deserialize(from)?;
+    parse_address(&text, "").map_err(de::Error::custom)
+}
+
+/// IP and port; `or` is what else could have been written.
+fn parse_address(text: &str, or: &str) -> Result<SocketAddr, String> {
     let numeric = match text.strip_prefix("localhost:") {
         Some(port) => Cow::Owned(format!("127.0.0.1:{port}")),
-        None => Cow::Borrowed(&*text),
+        None => Cow::Borrowed(text),
     };
     numeric.parse().map_err(|_| {
         let or_all =
             if text.starts_with(':') { " or, for every interface, \"0.0.0.0:8080\"" } else { "" };
-        de::Error::custom(format!(
+        format!(
             "`{text}` is not an address to listen on: write IP and port, like \
-             \"127.0.0.1:8080\"{or_all}"
-        ))
+             \"127.0.0.1:8080\"{or_all}{or}"
+        )
     })
+}
+
+impl<'de> Deserialize<'de> for AdminListen {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(from)?;
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let address = parse_address(&text, "; \"off\" for no admin port");
+        address.map(Self::At).map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for AdminListen {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => to.serialize_str("off"),
+            Self::At(address) => address.serialize(to),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for AccessTo {

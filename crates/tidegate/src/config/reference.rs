@@ -6,7 +6,19 @@ use serde_json::{Map, Value, json};
 use std::{env, fs, path::Path};
 
 /// Values shown in the example: of keys that have no default, and of names to choose.
-const SAMPLES: [(&str, &str); 16] = [
+const SAMPLES: &[(&str, &str)] = &[
+    ("load.elevated.pressure", "0.5"),
+    ("load.elevated.in_flight_share", "0.8"),
+    ("load.elevated.shorten_timeouts", "1.0"),
+    ("load.elevated.refuse", "\"nothing\""),
+    ("load.high.pressure", "1.0"),
+    ("load.high.in_flight_share", "0.9"),
+    ("load.high.shorten_timeouts", "1.0"),
+    ("load.high.refuse", "\"bulk\""),
+    ("load.critical.pressure", "4.0"),
+    ("load.critical.in_flight_share", "0.97"),
+    ("load.critical.shorten_timeouts", "1.0"),
+    ("load.critical.refuse", "\"bulk\""),
     ("models.chat.hedge.after", "\"300ms\""),
     ("upstreams.*", "vllm"),
     ("models.*", "chat"),
@@ -17,6 +29,7 @@ const SAMPLES: [(&str, &str); 16] = [
     ("upstreams.vllm.tokens_per_minute", "200_000"),
     ("models.chat.targets", "[{ upstream = \"vllm\", model = \"qwen3-8b\", weight = 1 }]"),
     ("models.chat.price", "{ input = 0.15, output = 0.60 }"),
+    ("server.admin_token", "{ env = \"TIDEGATE_ADMIN_TOKEN\" }"),
     ("server.tls", "{ cert = \"cert.pem\", key = \"key.pem\" }"),
     ("limits.default.requests_per_minute", "600"),
     ("limits.default.tokens_per_minute", "200_000"),
@@ -26,8 +39,19 @@ const SAMPLES: [(&str, &str); 16] = [
 ];
 
 /// The tables a reader meets first, first.
-const ORDER: [&str; 8] =
-    ["server", "upstreams", "models", "limits", "retry", "retry_budget", "breaker", "log"];
+const ORDER: &[&str] = &[
+    "server",
+    "upstreams",
+    "models",
+    "limits",
+    "retry",
+    "retry_budget",
+    "breaker",
+    "queue",
+    "load",
+    "memory",
+    "log",
+];
 
 /// Keys that the example does not leave commented out.
 const ACTIVE: [&str; 2] = ["upstreams.vllm.base_url", "models.chat.targets"];
@@ -109,13 +133,15 @@ fn the_example_loads_as_it_is_and_with_every_key_set() {
     all.limits = as_it_is.limits.clone();
     all.upstreams = as_it_is.upstreams.clone();
     all.models = as_it_is.models.clone();
+    all.server.admin_token = None;
     assert_eq!(all, as_it_is);
 }
 
 fn loaded(text: &str) -> Config {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("tidegate.toml"), text).unwrap();
-    let environment = Environment::of(dir.path(), &[("VLLM_KEY", "x")]);
+    let environment =
+        Environment::of(dir.path(), &[("VLLM_KEY", "x"), ("TIDEGATE_ADMIN_TOKEN", "x")]);
     let loaded = load(&Sources::default(), &environment);
     loaded.unwrap_or_else(|problems| panic!("{problems}\n{text}")).config
 }
@@ -196,7 +222,7 @@ fn sections(name: &dyn Fn(&str) -> String) -> Vec<Section> {
     let walk = Walk { root: &root, name };
     let tables = properties(&root);
     assert!(tables.keys().all(|key| ORDER.contains(&&**key)), "a new table: add it to ORDER");
-    for key in ORDER {
+    for key in ORDER.iter().copied() {
         walk.table(&[key.to_owned()], &tables[key], Shape::Table, &mut found);
     }
     found

@@ -11,7 +11,7 @@ use tidegate_policy::setting::SecretRef;
 const MAX_BYTES: u64 = 64 << 10;
 
 /// Our key at every upstream that has one.
-pub(super) fn resolve_all(
+pub(super) fn api_keys(
     config: &Config,
     environment: &Environment,
     findings: &mut Findings<'_>,
@@ -20,30 +20,52 @@ pub(super) fn resolve_all(
     for (name, upstream) in &config.upstreams {
         let Some(written) = &upstream.api_key else { continue };
         let path = ["upstreams", name, "api_key"];
-        match resolve(written, environment) {
-            Ok(secret) => drop(secrets.insert(name.clone(), secret)),
-            Err(message) => findings.problem(&path, message),
-        }
-        match written {
-            SecretRef::Literal(_) if findings.is_in_a_file(&path) => findings.warning(
-                &path,
-                "is written out here: use { env = \"NAME\" } or { file = \"/path\" }",
-            ),
-            SecretRef::File(file) if others_can_read(&environment.locate(file)) => findings
-                .warning(&path, format!("every user can read {}: chmod o-r it", file.display())),
-            _ => {}
+        if let Some(secret) = found(written, &path, environment, findings) {
+            secrets.insert(name.clone(), secret);
         }
     }
     secrets
 }
 
-/// The secret itself.
+/// What operators must send, if anything.
+pub(super) fn admin_token(
+    config: &Config,
+    environment: &Environment,
+    findings: &mut Findings<'_>,
+) -> Option<Secret<String>> {
+    let written = config.server.admin_token.as_ref()?;
+    found(written, &["server", "admin_token"], environment, findings)
+}
+
+/// The secret written at `path`; says what is wrong or risky about it.
+fn found(
+    written: &SecretRef,
+    path: &[&str],
+    environment: &Environment,
+    findings: &mut Findings<'_>,
+) -> Option<Secret<String>> {
+    let key = path.last().copied().unwrap_or_default();
+    let secret =
+        resolve(written, key, environment).map_err(|message| findings.problem(path, message)).ok();
+    match written {
+        SecretRef::Literal(_) if findings.is_in_a_file(path) => findings
+            .warning(path, "is written out here: use { env = \"NAME\" } or { file = \"/path\" }"),
+        SecretRef::File(file) if others_can_read(&environment.locate(file)) => {
+            findings.warning(path, format!("every user can read {}: chmod o-r it", file.display()))
+        }
+        _ => {}
+    }
+    secret
+}
+
+/// The secret itself, written under `key`.
 ///
 /// # Errors
 ///
 /// A sentence that says what is missing, never a value.
-pub(super) fn resolve(
+fn resolve(
     written: &SecretRef,
+    key: &str,
     environment: &Environment,
 ) -> Result<Secret<String>, String> {
     let (text, from) = match written {
@@ -54,7 +76,7 @@ pub(super) fn resolve(
         }
     };
     if text.is_empty() {
-        return Err(format!("{from} is empty: leave api_key out if there is none"));
+        return Err(format!("{from} is empty: leave {key} out if there is none"));
     }
     if text.chars().any(|c| c.is_control() || !c.is_ascii()) {
         return Err(format!("{from} holds a character that no key has (a line break, perhaps)"));

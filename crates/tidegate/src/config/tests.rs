@@ -1,8 +1,8 @@
 //! Text in, exact message out: every layer, every mistake, and no secret in any of them.
 
 use super::{
-    AccessTo, Config, Environment, Loaded, Override, Sources, load, load_without_secrets,
-    problem::Problems,
+    AccessTo, AdminListen, Config, Environment, Loaded, Override, Sources, load,
+    load_without_secrets, problem::Problems,
 };
 use std::{fs, path::Path};
 
@@ -210,6 +210,36 @@ fn what_is_wrong_is_said_with_its_place() {
             &["tidegate.toml:2:16: retry.max_attempts: counts the first attempt: 1 means no retry"],
         ),
         (
+            "server.admin_listen = 'of'",
+            &[
+                "tidegate.toml:1:23: server.admin_listen: `of` is not an address to listen on: write IP and port, like \"127.0.0.1:8080\"; \"off\" for no admin port",
+            ],
+        ),
+        (
+            "server.admin_listen = '0.0.0.0:8081'",
+            &[
+                "tidegate.toml:1:23: server.admin_listen: other machines can reach 0.0.0.0:8081: set server.admin_token, or listen on 127.0.0.1",
+            ],
+        ),
+        (
+            "[server]\nlisten = '127.0.0.1:8081'\n",
+            &[
+                "tidegate.toml:1:1: server.admin_listen: is the callers' port too: choose another, or \"off\"",
+            ],
+        ),
+        (
+            "[server]\nadmin_listen = '[::]:8081'\nadmin_token = 3\n",
+            &[
+                "tidegate.toml:3:15: server.admin_token: a secret is written { env = \"NAME\" }, { file = \"/path\" } or as a string",
+            ],
+        ),
+        (
+            "[server]\nadmin_listen = '[::]:8081'\nadmin_token = { env = 'NONE' }\n",
+            &[
+                "tidegate.toml:3:15: server.admin_token: the environment variable NONE is not set: export it first",
+            ],
+        ),
+        (
             "server.tls = { cert = 'no.pem', key = 'no.key' }",
             &[
                 "tidegate.toml:1:14: server.tls: cannot read certificate no.pem: No such file or directory (os error 2)",
@@ -326,6 +356,34 @@ fn secrets_are_found_where_they_are_said_to_be() {
 }
 
 #[test]
+fn the_admin_port_is_on_loopback_has_a_token_or_is_off() {
+    let loaded = |text: &str| Case::new(text).variable("TOKEN", CANARY).loads();
+    let address = |text: &str| AdminListen::At(text.parse().unwrap());
+    for (text, admin_listen, has_token) in [
+        ("", address("127.0.0.1:8081"), false),
+        ("server.admin_listen = 'off'", AdminListen::Off, false),
+        ("server.admin_listen = 'localhost:0'", address("127.0.0.1:0"), false),
+        ("server.admin_listen = '[::1]:1'", address("[::1]:1"), false),
+        (
+            "server.admin_listen = '0.0.0.0:1'\nserver.admin_token = { env = 'TOKEN' }",
+            address("0.0.0.0:1"),
+            true,
+        ),
+    ] {
+        let loaded = loaded(text);
+        assert_eq!(loaded.config.server.admin_listen, admin_listen, "{text}");
+        assert_eq!(loaded.admin_token.is_some(), has_token, "{text}");
+        let printed = toml::to_string(&loaded.config).unwrap();
+        assert_eq!(Case::new(&printed).variable("TOKEN", CANARY).loads().config, loaded.config);
+    }
+    let off = Case::new("").flag("--admin-listen", &["server", "admin_listen"], "off").loads();
+    assert_eq!(off.config.server.admin_listen, AdminListen::Off);
+    let loaded = Case::new(&format!("server.admin_token = '{CANARY}'")).loads();
+    assert_eq!(loaded.admin_token.as_ref().unwrap().expose(), CANARY);
+    assert!(loaded.warnings[0].to_string().contains("server.admin_token: is written out here"));
+}
+
+#[test]
 fn a_secret_that_is_not_there_names_key_and_source() {
     let at = "tidegate.toml:3:11: upstreams.a.api_key:";
     with_key("{ env = 'KEY' }")
@@ -396,6 +454,9 @@ fn no_secret_is_ever_shown() {
         with_key("''").variable("TIDEGATE__UPSTREAMS__A__REQUESTS_PER_MINUTE", CANARY),
         with_key(&format!("'k'\nconnection.headers = {{ x-key = '{CANARY}' }}")),
         with_key(&format!("'k'\nconnection.headers = {{ x-key = ['{CANARY}'] }}")),
+        Case::new(&format!("server.admin_token = '{CANARY}'")),
+        Case::new(&format!("server.admin_token = '{CANARY}\\n'")),
+        Case::new(&format!("server.admin_token = ['{CANARY}']")),
         Case::new(&format!("[upstreams.a]\nbase_url = 'https://u:{CANARY}@x/v1'")),
         Case::new(&format!("[upstreams.a]\nbase_url = 'https://x/v1?key={CANARY}'")),
     ] {

@@ -83,3 +83,22 @@ fn every_verb_has_help_with_an_example() {
         assert!(help.contains("Example"), "{verb}: {help}");
     }
 }
+
+#[test]
+fn a_start_that_cannot_succeed_says_what_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap().to_string();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let free = "127.0.0.1:0";
+    for (listen, admin_listen, data_dir, words) in [
+        (&*taken, free, "state", &[&*taken, "--listen", "server.listen"][..]),
+        (free, &taken, "state", &[&taken, "--admin-listen", "server.admin_listen", "`off`"]),
+        (free, "0.0.0.0:0", "state", &["--admin-listen", "server.admin_token"]),
+        (free, "nowhere", "state", &["--admin-listen", "`nowhere`", "\"off\""]),
+        (free, "off", "file/state", &["file/state", "--data-dir"]),
+    ] {
+        let flags = ["--listen", listen, "--admin-listen", admin_listen, "--data-dir", data_dir];
+        check(&run(dir.path(), &[&["serve"][..], &flags].concat()), 2, words);
+    }
+}

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test rests on may panic")]
 
 mod batch;
+mod bench;
 mod cli;
 mod serve;
 mod web;

@@ -153,7 +153,8 @@ async fn sigterm_finishes_what_is_in_flight() {
 async fn what_operators_must_hear_of_was_said_to_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let serve = format!(
-        "ulimit -n 40; exec {} serve --listen 127.0.0.1:0 --data-dir state --access-log off",
+        "ulimit -n 40; exec {} serve --listen 127.0.0.1:0 --admin-listen off --data-dir state \
+         --access-log off",
         crate::web::BIN
     );
     let mut command = std::process::Command::new("sh");
@@ -167,4 +168,44 @@ async fn what_operators_must_hear_of_was_said_to_nobody() {
     gateway.line(Pipe::Stderr, "cannot accept connections").await;
     drop(connections);
     assert_eq!(send(address, "GET", "/livez", &[], "").await.status(), 200);
+}
+
+#[tokio::test]
+async fn operators_have_a_port_of_their_own() {
+    let gateway = Gateway::start("").await;
+    let local = [("host", "localhost")];
+    let response = send(gateway.admin, "GET", "/admin/upstreams", &local, "").await;
+    assert_eq!(response.status(), 200);
+    assert!(json(response).await.is_array());
+    gateway.send("POST", "/v1/chat/completions", CHAT).await;
+    let after = json(send(gateway.admin, "GET", "/admin/upstreams", &local, "").await).await;
+    assert_eq!((&after[0]["upstream"], &after[0]["model"]), (&"sim".into(), &"sim-small".into()));
+    assert_eq!(after[0]["attempts"], 1, "{after}");
+
+    // Neither port answers what is the other's.
+    let callers = gateway.send("GET", "/admin/upstreams", "").await;
+    assert_eq!(callers.status(), 404);
+    let admins = send(gateway.admin, "GET", "/v1/models", &local, "").await;
+    assert_eq!(admins.headers()["content-type"], "application/problem+json");
+    assert_eq!(admins.status(), 404);
+    let rebound = [("host", "rebound.example")];
+    let rebound = send(gateway.admin, "GET", "/admin/upstreams", &rebound, "").await;
+    assert_eq!(rebound.status(), 403);
+
+    let admin = gateway.admin;
+    gateway.process.terminate().unwrap();
+    let finished = gateway.process.wait(std::time::Duration::from_secs(30)).await;
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.stderr);
+    assert!(tokio::net::TcpStream::connect(admin).await.is_err());
+}
+
+#[tokio::test]
+async fn operators_elsewhere_need_the_token() {
+    let gateway = Gateway::start("[server]\nadmin_token = \"operators-canary\"\n").await;
+    for (token, status) in [("Bearer operators-canary", 200), ("Bearer operators-canard", 401)] {
+        let headers = [("host", "gate.internal"), ("authorization", token)];
+        let response = send(gateway.admin, "GET", "/admin/upstreams", &headers, "").await;
+        assert_eq!(response.status(), status, "{token}");
+    }
+    assert!(!gateway.process.said(Pipe::Stderr).contains("canary"));
 }

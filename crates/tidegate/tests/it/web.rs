@@ -20,6 +20,8 @@ pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_tidegate");
 pub(crate) struct Gateway {
     pub(crate) process: Tidegate,
     pub(crate) address: SocketAddr,
+    /// Of the admin port.
+    pub(crate) admin: SocketAddr,
     pub(crate) key: String,
     pub(crate) dir: TempDir,
 }
@@ -29,6 +31,7 @@ impl Gateway {
     pub(crate) async fn start(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut args = vec!["serve".to_owned(), "--listen".into(), "127.0.0.1:0".into()];
+        args.extend(["--admin-listen".into(), "127.0.0.1:0".into()]);
         args.extend(["--data-dir".into(), dir.path().join("state").display().to_string()]);
         args.extend(["--access-log".into(), dir.path().join("access.log").display().to_string()]);
         if !config.is_empty() {
@@ -39,9 +42,11 @@ impl Gateway {
         let mut command = std::process::Command::new(BIN);
         let process = Tidegate::spawn_command(command.args(args).current_dir(dir.path())).unwrap();
         let address = process.addr().await;
+        let line = process.line(Pipe::Stderr, "admin   http://").await;
+        let admin = line.split('/').nth(2).unwrap().parse().unwrap();
         let line = process.line(Pipe::Stderr, "key     tg-").await;
         let key = line.trim_start_matches("key").trim().to_owned();
-        Self { process, address, key, dir }
+        Self { process, address, admin, key, dir }
     }
 
     /// Sends one request with the gateway's key.
@@ -59,7 +64,7 @@ pub(crate) async fn simulator(flags: &[&str]) -> (Tidegate, SocketAddr) {
     (process, address)
 }
 
-/// One request on a connection of its own.
+/// One request on a connection of its own, to the host `gateway` unless `headers` name one.
 pub(crate) async fn send(
     address: SocketAddr,
     method: &str,
@@ -70,7 +75,10 @@ pub(crate) async fn send(
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(path).header("host", "gateway");
+    let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "gateway");
+    }
     if !body.is_empty() {
         request = request.header("content-type", "application/json");
     }

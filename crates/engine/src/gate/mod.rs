@@ -1,0 +1,440 @@
+//! The gate before one (upstream, credential, upstream model): how many attempts may be in
+//! flight, how fast they may leave, and what their ends taught us.
+//!
+//! The rules are `policy`'s; here is only the waiting. Calls wait in one line, whose order is the
+//! queue policy's. Whoever holds the turnstile works the line for all: it asks the policies again
+//! whenever a slot is freed or added, or the pacer's moment comes, and hands out permits until
+//! its own turn has come. Everybody else sleeps until it is served, so a freed slot wakes two
+//! tasks at most, however long the line is.
+
+mod permit;
+mod state;
+
+pub(crate) use permit::Permit;
+
+use crate::{Upstream, attempt::now, parts::Limiters};
+use parking_lot::Mutex;
+use state::State;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tidegate_core::{
+    BoundBy, BreakerState, Call, Error, Kind, Origin, Patience, Result, Retry, TokenEstimate,
+    UpstreamState,
+};
+use tidegate_policy::{
+    breaker,
+    pacer::Go,
+    queue::{Full, Lost, Ticket, Why},
+    retry_budget::RetryBudget,
+    timeout,
+};
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    time::{sleep, sleep_until, timeout_at},
+};
+
+/// A caller is refused at once rather than kept waiting longer than this for a shut gate.
+const MAX_SHUT: Duration = Duration::from_secs(10);
+/// When a call that was shed may try again.
+const SHED_AGAIN: Duration = Duration::from_secs(1);
+
+/// Lets attempts through to one upstream model.
+pub(crate) struct Gate {
+    upstream: Arc<str>,
+    model: Arc<str>,
+    turnstile: Semaphore,
+    freed: Notify,
+    // Held for a few instructions, never across an await.
+    state: Mutex<State>,
+}
+
+/// Whether an open breaker stops an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Breakers {
+    /// It does.
+    Bind,
+    /// Too many of the model's targets are open: refusing would make an outage of a brown-out.
+    Ignored,
+}
+
+/// How a target is doing, for the balancer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Health {
+    pub(crate) in_flight: u32,
+    pub(crate) share: f64,
+    pub(crate) cost: f64,
+    pub(crate) is_saturated: bool,
+    pub(crate) is_closed: bool,
+}
+
+/// What the gate has to know of an attempt.
+#[derive(Clone, Copy)]
+struct Ask {
+    number: u32,
+    tokens: TokenEstimate,
+    stream: bool,
+    deadline: Instant,
+    clocks: timeout::Options,
+    breakers: Breakers,
+    is_patient: bool,
+}
+
+/// An attempt in line, and where its turn is told.
+struct Waiter {
+    ask: Ask,
+    turn: oneshot::Sender<Result<Permit>>,
+}
+
+/// Turns to be told once the lock is released: a permit nobody takes is given back then.
+#[derive(Default)]
+struct News(Vec<(oneshot::Sender<Result<Permit>>, Result<Permit>)>);
+
+/// Why an attempt cannot leave yet.
+enum Wait {
+    /// For a slot.
+    Freed,
+    /// For the pacer's moment; tokens may be given back before.
+    Until(Instant),
+    /// For the breaker's next probe.
+    Broken(Instant),
+}
+
+impl Gate {
+    pub(crate) fn open(
+        name: &Arc<str>,
+        model: &Arc<str>,
+        upstream: &Upstream,
+        parts: &Limiters,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            upstream: name.clone(),
+            model: model.clone(),
+            turnstile: Semaphore::new(1),
+            freed: Notify::new(),
+            state: Mutex::new(State::new(upstream, parts, now())),
+        })
+    }
+
+    /// Waits for `call`'s turn to send its `number`th attempt.
+    ///
+    /// # Errors
+    ///
+    /// When the line has no place for it, the gate is shut for longer than the call can wait,
+    /// the breaker is open, or the deadline passes in line.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        call: &Call,
+        number: u32,
+        clocks: &timeout::Options,
+        breakers: Breakers,
+    ) -> Result<Permit> {
+        let ask = Ask::of(call, number, clocks, breakers);
+        self.refuse_the_hopeless(&ask)?;
+        let mut waiting = match self.join(call, ask)? {
+            Joined::Entered(permit) => return Ok(permit),
+            Joined::Waits(waiting) => waiting,
+        };
+        match timeout_at(call.deadline.into(), self.wait(&mut waiting)).await {
+            Ok(turn) => turn,
+            Err(_) => Err(self.too_late()),
+        }
+    }
+
+    /// A permit if there is one at once, for an attempt that is not worth waiting for.
+    pub(crate) fn enter_at_once(
+        self: &Arc<Self>,
+        call: &Call,
+        number: u32,
+        clocks: &timeout::Options,
+    ) -> Option<Permit> {
+        let ask = Ask::of(call, number, clocks, Breakers::Bind);
+        let mut state = self.state.lock();
+        if state.waiting() > 0 { None } else { self.grant(&mut state, &ask).ok() }
+    }
+
+    /// Enters, or takes a place in line.
+    fn join(self: &Arc<Self>, call: &Call, ask: Ask) -> Result<Joined<'_>> {
+        let (mut news, mut lost) = (News::default(), Vec::new());
+        let mut state = self.state.lock();
+        if state.waiting() == 0 {
+            match self.grant(&mut state, &ask) {
+                Ok(permit) => return Ok(Joined::Entered(permit)),
+                Err(Wait::Broken(at)) if !ask.is_patient => return Err(self.is_broken(at)),
+                Err(_) => {}
+            }
+        }
+        let (turn, told) = oneshot::channel();
+        let now = now();
+        let entry = state.entry(call, now);
+        let pushed = state.line.push(now, entry, Waiter { ask, turn }, &mut lost);
+        drop(state);
+        news.lost(self, lost);
+        news.tell();
+        match pushed {
+            Ok(ticket) => Ok(Joined::Waits(Waiting { gate: self, ticket, told })),
+            Err(Full(_)) => Err(self.is_full(Why::Displaced)),
+        }
+    }
+
+    /// Sleeps until the turn comes, working the line for all while holding the turnstile.
+    async fn wait(self: &Arc<Self>, waiting: &mut Waiting<'_>) -> Result<Permit> {
+        let told = |told| std::result::Result::unwrap_or_else(told, |_| Err(self.too_late()));
+        let _turn = tokio::select! {
+            biased;
+            turn = &mut waiting.told => return told(turn),
+            turn = self.turnstile.acquire() => turn.expect("the turnstile is never closed"),
+        };
+        loop {
+            let freed = self.freed.notified();
+            let again = self.work();
+            let moment = async {
+                match again {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                turn = &mut waiting.told => return told(turn),
+                () = freed => {}
+                () = moment => {}
+            }
+        }
+    }
+
+    /// Hands out permits to the line; when to come again, unless a slot is freed before.
+    fn work(self: &Arc<Self>) -> Option<Instant> {
+        let (mut news, mut lost) = (News::default(), Vec::new());
+        let mut state = self.state.lock();
+        let again = loop {
+            if state.in_flight >= state.concurrency.limit() {
+                state.bound_by = BoundBy::Concurrency;
+                break None;
+            }
+            let now = now();
+            let Some(head) = state.head(now, &mut lost) else { break None };
+            if now >= head.ask.deadline {
+                news.0.push((head.turn, Err(self.too_late())));
+                continue;
+            }
+            match self.grant(&mut state, &head.ask) {
+                Ok(permit) => news.0.push((head.turn, Ok(permit))),
+                Err(Wait::Broken(at)) if !head.ask.is_patient => {
+                    news.0.push((head.turn, Err(self.is_broken(at))));
+                }
+                Err(wait) => {
+                    state.head = Some(head);
+                    break match wait {
+                        Wait::Freed => None,
+                        Wait::Until(at) | Wait::Broken(at) => Some(at),
+                    };
+                }
+            }
+        };
+        drop(state);
+        news.lost(self, lost);
+        news.tell();
+        again
+    }
+
+    /// A permit now, or why not.
+    fn grant(self: &Arc<Self>, state: &mut State, ask: &Ask) -> Result<Permit, Wait> {
+        let sent = now();
+        if sent >= ask.deadline {
+            // A timer may fire late. The deadline's own, which ends the wait, is due as well.
+            return Err(Wait::Freed);
+        }
+        if state.in_flight >= state.concurrency.limit() {
+            state.bound_by = BoundBy::Concurrency;
+            return Err(Wait::Freed);
+        }
+        if ask.breakers == Breakers::Bind && state.breaker.share(sent) <= 0.0 {
+            state.bound_by = BoundBy::Breaker;
+            return Err(Wait::Broken(state.probe_at(sent)));
+        }
+        if let Go::At(at, bound_by) = state.pacer.admit(sent, ask.tokens.total()) {
+            state.bound_by = bound_by;
+            return Err(Wait::Until(at));
+        }
+        Ok(Permit::grant(self.clone(), state, ask, sent))
+    }
+
+    /// Refuses at once what would only wait to be refused later. Batch rows wait for anything.
+    fn refuse_the_hopeless(&self, ask: &Ask) -> Result<()> {
+        if ask.is_patient {
+            return Ok(());
+        }
+        let now = now();
+        let state = self.state.lock();
+        if ask.breakers == Breakers::Bind && state.breaker.share(now) <= 0.0 {
+            return Err(self.is_broken(state.probe_at(now)));
+        }
+        let shut_for = state.pacer.shut_for(now);
+        drop(state);
+        if shut_for <= ask.deadline.saturating_duration_since(now).min(MAX_SHUT) {
+            return Ok(());
+        }
+        let message = format!("`{}` asked to be left alone for {shut_for:.0?}", self.upstream);
+        Err(refusal(Kind::Overloaded, message, shut_for))
+    }
+
+    /// The breaker refuses: nothing was sent, and it says when to ask again.
+    fn is_broken(&self, at: Instant) -> Error {
+        let message = format!("`{}` keeps failing and is left alone for a moment", self.upstream);
+        refusal(Kind::Unavailable, message, at.saturating_duration_since(now()))
+    }
+
+    fn is_full(&self, why: Why) -> Error {
+        let message = match why {
+            Why::Displaced => format!("too many calls are waiting for `{}`", self.upstream),
+            Why::Overloaded | Why::Expired => {
+                format!("`{}` is overloaded: its line does not get shorter", self.upstream)
+            }
+        };
+        refusal(Kind::Overloaded, message, SHED_AGAIN)
+    }
+
+    fn too_late(&self) -> Error {
+        let message = format!("the deadline passed while waiting in line for `{}`", self.upstream);
+        Error::new(Kind::DeadlineExceeded, Origin::Gateway, message)
+    }
+
+    /// Takes one retry out of the budget, if it is there.
+    pub(crate) fn may_retry_now(&self) -> bool {
+        self.state.lock().budget.retry(now())
+    }
+
+    /// Takes one retry out of the budget, waiting for it up to `patience`.
+    pub(crate) async fn may_retry(&self, patience: Duration) -> bool {
+        let until = now() + patience;
+        loop {
+            if self.may_retry_now() {
+                return true;
+            }
+            let again = RetryBudget::ask_again_after();
+            if now() + again > until {
+                return false;
+            }
+            sleep(again).await;
+        }
+    }
+
+    /// How the target is doing.
+    pub(crate) fn health(&self, now: Instant) -> Health {
+        let state = self.state.lock();
+        Health {
+            in_flight: state.in_flight,
+            share: state.breaker.share(now),
+            cost: state.latency.cost(now),
+            is_saturated: state.in_flight >= state.concurrency.limit()
+                || !state.pacer.shut_for(now).is_zero()
+                || state.waiting() > 0,
+            is_closed: state.breaker.state(now) == breaker::State::Closed,
+        }
+    }
+
+    /// The delay of the line over what it allows: from 1 on it is overloaded.
+    pub(crate) fn pressure(&self, now: Instant) -> f64 {
+        self.state.lock().line.pressure(now)
+    }
+
+    /// What the gate's limiters are doing.
+    pub(crate) fn state(&self, now: Instant) -> UpstreamState {
+        let state = self.state.lock();
+        let waiting = u32::try_from(state.waiting()).unwrap_or(u32::MAX);
+        UpstreamState {
+            upstream: self.upstream.clone(),
+            model: self.model.clone(),
+            concurrency: state.concurrency.limit(),
+            in_flight: state.in_flight,
+            waiting,
+            requests_per_second: state.pacer.rate(now),
+            shut_for: state.pacer.shut_for(now),
+            bound_by: if waiting == 0 { BoundBy::Nothing } else { state.bound_by },
+            breaker: match state.breaker.state(now) {
+                breaker::State::Closed => BreakerState::Closed,
+                breaker::State::Open { .. } => BreakerState::Open,
+                breaker::State::HalfOpen => BreakerState::HalfOpen,
+            },
+            share: state.breaker.share(now),
+            latency: Duration::try_from_secs_f64(state.latency.cost(now)).unwrap_or_default(),
+            attempts: state.attempts,
+            refusals: state.refusals,
+        }
+    }
+}
+
+impl Ask {
+    fn of(call: &Call, number: u32, clocks: &timeout::Options, breakers: Breakers) -> Self {
+        Self {
+            number,
+            tokens: call.tokens,
+            stream: call.stream,
+            deadline: call.deadline,
+            clocks: *clocks,
+            breakers,
+            is_patient: call.patience == Patience::Free,
+        }
+    }
+}
+
+/// What became of an attempt that came to the gate.
+enum Joined<'g> {
+    Entered(Permit),
+    Waits(Waiting<'g>),
+}
+
+/// A place in line; leaving it early makes room.
+struct Waiting<'g> {
+    gate: &'g Gate,
+    ticket: Ticket,
+    told: oneshot::Receiver<Result<Permit>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.told.close();
+        if let Ok(Ok(mut permit)) = self.told.try_recv() {
+            // Granted in the moment its caller left: nothing was sent.
+            permit.used(0);
+        }
+        let mut state = self.gate.state.lock();
+        let left = state.line.remove(self.ticket);
+        let head = state.head.take_if(|head| head.turn.is_closed());
+        drop(state);
+        if left.is_none() || head.is_some() {
+            // It may have been next: whoever works the line looks again.
+            self.gate.freed.notify_one();
+        }
+    }
+}
+
+impl News {
+    fn lost(&mut self, gate: &Gate, lost: Vec<Lost<Waiter>>) {
+        for Lost { item, why, .. } in lost {
+            let error = match why {
+                Why::Expired => gate.too_late(),
+                Why::Overloaded | Why::Displaced => gate.is_full(why),
+            };
+            self.0.push((item.turn, Err(error)));
+        }
+    }
+
+    fn tell(self) {
+        for (turn, told) in self.0 {
+            if let Err(Ok(mut permit)) = turn.send(told) {
+                // Its caller has just left: nothing was sent.
+                permit.used(0);
+            }
+        }
+    }
+}
+
+/// A refusal of the gate: nothing was sent, so any other target may be asked.
+fn refusal(kind: Kind, message: String, wait: Duration) -> Error {
+    Error::new(kind, Origin::Gateway, message)
+        .with_retry(Retry::Unsent)
+        .with_retry_after(Some(wait))
+}

@@ -1,0 +1,139 @@
+//! The right to send one attempt, and what its end teaches the gate.
+
+use super::{Ask, Gate, state::State};
+use crate::attempt::now;
+use rand::RngExt;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tidegate_core::{
+    BoundBy, Call, Class, Clock, Error, Kind, Reply, Result, Retry, TokenEstimate,
+};
+use tidegate_policy::breaker;
+
+/// The right to send one attempt; the slot is given back when it is dropped.
+#[must_use]
+pub(crate) struct Permit {
+    gate: Arc<Gate>,
+    sent: Instant,
+    first_token: Duration,
+    reserved: TokenEstimate,
+    /// Tokens really used. Unknown, the reservation stands: the upstream may have counted it.
+    used: Option<u64>,
+    /// Until the attempt's end is known.
+    breaker: Option<breaker::Permit>,
+}
+
+impl Permit {
+    /// Takes a slot; the limiters have been asked.
+    pub(super) fn grant(gate: Arc<Gate>, state: &mut State, ask: &Ask, sent: Instant) -> Self {
+        state.in_flight += 1;
+        state.attempts += 1;
+        if ask.number == 1 {
+            state.budget.first_attempt(sent);
+        }
+        if state.waiting() == 0 {
+            state.bound_by = BoundBy::Nothing;
+        }
+        let roll = state.chance.random();
+        let breaker = Some(state.breaker.admit_anyway(sent, roll));
+        let first_token = state.clock(ask.stream).timeout(&ask.clocks, ask.tokens.input, sent);
+        Self { gate, sent, first_token, reserved: ask.tokens, used: None, breaker }
+    }
+
+    /// When the attempt left.
+    pub(crate) const fn sent(&self) -> Instant {
+        self.sent
+    }
+
+    /// How long the first token may take.
+    pub(crate) const fn first_token(&self) -> Duration {
+        self.first_token
+    }
+
+    /// Prompt tokens, as estimated.
+    pub(crate) const fn input_tokens(&self) -> u64 {
+        self.reserved.input
+    }
+
+    /// Notes the tokens really used; the reservation is corrected when the permit is dropped.
+    pub(crate) const fn used(&mut self, tokens: u64) {
+        self.used = Some(tokens);
+    }
+
+    /// Teaches the limiters how the attempt went, as far as its first token.
+    pub(crate) fn report(&mut self, call: &Call, result: &Result<Reply>) {
+        let now = now();
+        let mut state = self.gate.state.lock();
+        let took = now.saturating_duration_since(self.sent);
+        let health = blame(result);
+        match health {
+            breaker::Outcome::Good => state.latency.record(now, took),
+            breaker::Outcome::Bad => state.latency.failed(now, took),
+            breaker::Outcome::Unknown => {}
+        }
+        if let Some(permit) = self.breaker.take() {
+            state.breaker.ended(permit, health, now);
+        }
+        match result {
+            Ok(reply) => {
+                let limit = state.concurrency.limit();
+                let in_flight = state.in_flight;
+                state.pacer.told(reply.limits);
+                state.pacer.accepted(now);
+                state.concurrency.succeeded(in_flight, call.stream.then_some(took));
+                state.clock(call.stream).observe(took, call.tokens.input);
+                if state.concurrency.limit() > limit {
+                    // A stream keeps its slot for long, but there is one more now.
+                    self.gate.freed.notify_one();
+                }
+            }
+            Err(error) => self.used = state.failed(self.sent, now, call, error),
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = self.gate.state.lock();
+        debug_assert!(state.in_flight > 0, "a slot is given back once");
+        state.in_flight -= 1;
+        if let Some(permit) = self.breaker.take() {
+            // The caller left before anything was known.
+            state.breaker.ended(permit, breaker::Outcome::Unknown, now());
+        }
+        if let Some(used) = self.used {
+            state.pacer.settle_tokens(now(), self.reserved.total(), used);
+        }
+        drop(state);
+        self.gate.freed.notify_one();
+    }
+}
+
+/// What an attempt's end says of the target's health.
+fn blame(result: &Result<Reply>) -> breaker::Outcome {
+    use breaker::Outcome::{Bad, Good, Unknown};
+    let error = match result {
+        Ok(_) => return Good,
+        Err(error) => error,
+    };
+    match (error.class(), error.kind()) {
+        (_, Kind::DeadlineExceeded) => Unknown,
+        // Our own pool was full: the server never heard of it.
+        (_, Kind::UpstreamTimeout(Clock::Total)) if error.retry() == Retry::Unsent => Unknown,
+        (Class::Fault | Class::Timeout, _) => Bad,
+        // 429 and 529 feed the limiters; a server that answers 503 to all is as good as dead.
+        (Class::Capacity, _) if error.answer().is_some_and(|said| said.status == 503) => Bad,
+        (Class::Capacity | Class::Credential | Class::Quota, _) => Unknown,
+        (Class::Caller, _) => Good,
+        (Class::Cancelled | Class::Refused, _) => Unknown,
+    }
+}
+
+pub(super) fn asked_to_wait(error: &Error) -> Option<Duration> {
+    error.retry_after().or(match error.retry() {
+        Retry::After(wait) if !wait.is_zero() => Some(wait),
+        _ => None,
+    })
+}

@@ -1,0 +1,65 @@
+//! `tidegate bench` from the outside: its files, its table and its exit codes.
+
+use crate::web::{BIN, simulator};
+use std::{path::Path, process::Command};
+
+/// Runs `tidegate bench`; exit code, standard output, standard error.
+fn bench(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(BIN).arg("bench").args(args).current_dir(dir).output().unwrap();
+    let text = |pipe: &[u8]| String::from_utf8_lossy(pipe).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test]
+async fn a_run_writes_its_reports_and_compares() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_sim, address) = simulator(&["--ttft", "5ms", "--itl", "1ms"]).await;
+    let url = format!("http://{address}");
+    let common = ["--warmup", "0s", "-n", "30", "--stream", "--max-tokens", "4"];
+    for (file, load) in [("a.json", ["--rate", "300"]), ("b.json", ["--concurrency", "4"])] {
+        let args = [&[&*url, "--json", file, "--html", "page.html"][..], &load, &common].concat();
+        let (code, table, said) = bench(dir.path(), &args);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(table.contains("30 ok (100 %)") && table.contains("first token"), "{table}");
+    }
+    let page = std::fs::read_to_string(dir.path().join("page.html")).unwrap();
+    assert!(page.contains("<svg"));
+
+    let to_stdout = [&url, "--json", "-", "--rate", "100", "--arrivals", "uniform"];
+    let (code, json, table) = bench(dir.path(), &[&to_stdout[..], &common].concat());
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, &report["requests"]["ok"]), (Some(0), &30.into()));
+    assert!(table.contains("30 ok"), "the table gives way to the data: {table}");
+
+    let (code, text, _) = bench(dir.path(), &["compare", "a.json", "b.json"]);
+    assert!(code == Some(0) && text.contains("ratio") && text.contains("not the same load"));
+    // 0.01 % apart they are in no two runs.
+    let apart = ["compare", "a.json", "b.json", "--fail-above", "0.01%"];
+    let (code, text, said) = bench(dir.path(), &apart);
+    assert!(code == Some(3) && text.contains("WORSE"), "{text}");
+    assert!(said.contains("worse by more than 0.01 %"), "{said}");
+}
+
+#[tokio::test]
+async fn errors_have_exit_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_sim, address) = simulator(&["--error-rate", "1", "--error-status", "503"]).await;
+    let url = format!("http://{address}");
+    let few = ["--warmup", "0s", "-n", "5", "-c", "1"];
+    let (code, table, _) = bench(dir.path(), &[&[&*url][..], &few].concat());
+    assert!(code == Some(0) && table.contains("503: 5"), "{table}");
+    let strict = [&[&*url, "--max-error-share", "1%"][..], &few].concat();
+    assert_eq!(bench(dir.path(), &strict).0, Some(3));
+    for (args, code, says) in [
+        (&["ftp://h"][..], 2, "http://"),
+        (&[&*url, "--rate", "0"], 2, "--rate"),
+        (&[&*url, "--slo", "p99=1s"], 2, "ttft"),
+        (&[&*url, "--prompts", "none.jsonl"], 2, "none.jsonl"),
+        (&[&*url, "--api-key-env", "NO_SUCH_VARIABLE"], 2, "NO_SUCH_VARIABLE"),
+        (&["compare", "a.json", "b.json"], 2, "a.json"),
+        (&["http://127.0.0.1:1", "--model", "m"], 6, "127.0.0.1:1"),
+    ] {
+        let (found, _, said) = bench(dir.path(), args);
+        assert!(found == Some(code) && said.contains(says), "{args:?}: {found:?} {said}");
+    }
+}
