@@ -26,10 +26,7 @@ use rows::Rows;
 use std::{
     io,
     path::Path,
-    sync::{
-        Arc,
-        atomic::AtomicU32,
-    },
+    sync::{Arc, atomic::AtomicU32},
     time::Duration,
 };
 use tidegate_core::Tenant;

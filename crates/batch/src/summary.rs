@@ -180,7 +180,9 @@ impl fmt::Display for Summary {
         }
         match &self.output {
             Some(output) => write!(f, "\n  output {output}")?,
-            None => f.write_str("\n  no output yet: the answers so far are kept for the next run")?,
+            None => {
+                f.write_str("\n  no output yet: the answers so far are kept for the next run")?
+            }
         }
         match &self.errors {
             Some(errors) => write!(f, "\n  errors {errors}"),

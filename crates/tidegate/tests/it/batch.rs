@@ -94,6 +94,17 @@ fn an_output_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
+fn a_base_url_that_is_none_is_a_usage_error_and_no_internal_one() {
+    let dir = tempfile::tempdir().unwrap();
+    prompts(dir.path(), 1);
+    for url in ["localhost:8000", "http://u:sk-canary@127.0.0.1:9/v1"] {
+        let output = batch(dir.path(), &["data.jsonl", "--base-url", url]);
+        check(&output, 2, &["base_url"]);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("canary"));
+    }
+}
+
+#[test]
 fn nobody_there_is_6_and_a_wrong_key_is_4() {
     let dir = tempfile::tempdir().unwrap();
     prompts(dir.path(), 20);
