@@ -208,7 +208,7 @@ impl Route {
         Self {
             targets,
             weights,
-            timeouts: model.timeouts.clone(),
+            timeouts: model.timeouts,
             hedge: model.hedge.enabled.then(|| Mutex::new(Hedge::new(model.hedge.clone()))),
             fallback: model.fallback.clone(),
             balancer: Mutex::new(Balancer::new(model.balance)),

@@ -128,7 +128,7 @@ impl Builder {
             });
             let built = Model {
                 targets: targets.collect(),
-                timeouts: model.timeouts.clone(),
+                timeouts: model.timeouts,
                 balance: model.balance,
                 hedge: model.hedge.clone(),
                 fallback: model.fallback.iter().map(|name| name.as_str().into()).collect(),
