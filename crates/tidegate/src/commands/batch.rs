@@ -17,7 +17,7 @@ use tidegate_batch::{
     End, Failure, Files, Finished, Format, GroupBy, InputOptions, Job, Manifest, MaxErrors, Only,
     Order, Price, Prices, Progress, Surroundings, plan_input, run as run_job, status,
 };
-use tidegate_core::{Operation, Secret};
+use tidegate_core::Operation;
 use tidegate_policy::setting::{parse_duration, parse_size};
 
 /// Exit code of an option or an input that cannot be used.
@@ -404,7 +404,7 @@ fn assemble(
 ) -> Result<Assembled, Stop> {
     let flags = BatchUpstream {
         base_url: upstream.base_url.clone(),
-        api_key: api_key(upstream.api_key_env.as_deref(), environment).map_err(Stop::usage)?,
+        api_key: environment.api_key(upstream.api_key_env.as_deref()).map_err(Stop::usage)?,
         concurrency: limits.and_then(|limits| limits.concurrency.0),
         rpm: limits.and_then(|limits| limits.rpm),
         tpm: limits.and_then(|limits| limits.tpm),
@@ -424,22 +424,6 @@ fn assemble(
         assembled.prices = told;
     }
     Ok(assembled)
-}
-
-/// The key in the variable `named`, or in OPENAI_API_KEY if that is set.
-fn api_key(
-    named: Option<&str>,
-    environment: &Environment,
-) -> Result<Option<Secret<String>>, String> {
-    let name = named.unwrap_or("OPENAI_API_KEY");
-    let key = environment.variable(name).map(|key| Secret::new(key.trim().to_owned()));
-    match (key, named) {
-        (None, Some(name)) => Err(format!(
-            "--api-key-env {name}: there is no such variable in the environment, or it is empty; \
-             put the key into it (the flag takes the variable's name, not the key)"
-        )),
-        (key, _) => Ok(key),
-    }
 }
 
 fn job(

@@ -1,6 +1,6 @@
 //! `tidegate bench`: a load generator for model APIs, and the comparison of two of its reports.
 
-use crate::{output, signals};
+use crate::{config::Environment, output, signals};
 use anyhow::Context;
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use tidegate_bench::{
     Arrivals, Bodies, Error, Headers, Load, Options, Phase, Report, Shape, Slo, Snapshot, Target,
     compare, discover_model,
 };
-use tidegate_core::{Operation, Priority, Secret};
+use tidegate_core::{Operation, Priority};
 use tidegate_policy::setting::parse_duration;
 
 /// Exit code of an option or a file that cannot be used.
@@ -152,7 +152,7 @@ struct RequestArgs {
     /// Most tokens of an answer
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
-    /// Environment variable that holds the key
+    /// Environment variable that holds the key [default: OPENAI_API_KEY]
     #[arg(long, value_name = "NAME")]
     api_key_env: Option<String>,
     /// Further header, repeatable
@@ -367,12 +367,13 @@ fn headers(request: &RequestArgs) -> Result<Headers, Error> {
     if let Some(priority) = request.priority {
         headers = headers.with_priority(priority);
     }
-    let Some(name) = &request.api_key_env else { return Ok(headers) };
-    let key = std::env::var(name)
-        .map_err(|_| Error::Invalid(format!("--api-key-env: {name} is not set")))?;
-    headers
-        .with_key(Secret::new(key))
-        .map_err(|why| Error::Invalid(format!("--api-key-env {name}: {why}")))
+    let named = request.api_key_env.as_deref();
+    match Environment::current().api_key(named).map_err(Error::Invalid)? {
+        None => Ok(headers),
+        Some(key) => {
+            headers.with_key(key).map_err(|why| Error::Invalid(format!("--api-key-env: {why}")))
+        }
+    }
 }
 
 fn is_stdout(file: &Path) -> bool {

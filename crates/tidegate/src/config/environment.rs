@@ -5,6 +5,7 @@ use std::{
     env,
     path::{Path, PathBuf},
 };
+use tidegate_core::Secret;
 
 /// Environment variables and working directory. Holds secrets, so it has no `Debug`.
 #[derive(Default)]
@@ -35,6 +36,24 @@ impl Environment {
     pub(crate) fn of(directory: &Path, variables: &[(&str, &str)]) -> Self {
         let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         Self { variables: variables.collect(), unreadable: Vec::new(), directory: directory.into() }
+    }
+
+    /// The key in the variable `named`, or in OPENAI_API_KEY if that is set.
+    ///
+    /// # Errors
+    ///
+    /// When the named variable is not there. Its name is not repeated: it may be the key itself,
+    /// given by mistake.
+    pub(crate) fn api_key(&self, named: Option<&str>) -> Result<Option<Secret<String>>, String> {
+        let key = self.variable(named.unwrap_or("OPENAI_API_KEY"));
+        let key = key.map(str::trim).filter(|key| !key.is_empty());
+        match (key, named) {
+            (None, Some(_)) => Err("--api-key-env: there is no such variable in the environment, \
+                                    or it is empty; put the key into it (the flag takes the \
+                                    variable's name, not the key)"
+                .to_owned()),
+            (key, _) => Ok(key.map(|key| Secret::new(key.to_owned()))),
+        }
     }
 
     /// The value of a variable that is set and not empty.
