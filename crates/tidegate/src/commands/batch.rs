@@ -757,13 +757,4 @@ mod tests {
             assert!(error.contains(said), "{error}");
         }
     }
-
-    #[test]
-    fn a_named_key_must_be_there() {
-        let environment = Environment::of(Path::new(""), &[("MY_KEY", "sk-1"), ("EMPTY", "")]);
-        let key = api_key(Some("MY_KEY"), &environment).unwrap().unwrap();
-        assert_eq!(key.expose(), "sk-1");
-        assert!(api_key(None, &environment).unwrap().is_none());
-        assert!(api_key(Some("EMPTY"), &environment).unwrap_err().contains("not the key"));
-    }
 }

@@ -87,3 +87,17 @@ impl Environment {
         self.directory.join(path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_key_must_be_there() {
+        let environment = Environment::of(Path::new(""), &[("MY_KEY", "sk-1"), ("EMPTY", "")]);
+        let key = environment.api_key(Some("MY_KEY")).unwrap().unwrap();
+        assert_eq!(key.expose(), "sk-1");
+        assert!(environment.api_key(None).unwrap().is_none());
+        assert!(environment.api_key(Some("EMPTY")).unwrap_err().contains("not the key"));
+    }
+}
