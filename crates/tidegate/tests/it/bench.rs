@@ -55,7 +55,7 @@ async fn errors_have_exit_codes() {
         (&[&*url, "--rate", "0"], 2, "--rate"),
         (&[&*url, "--slo", "p99=1s"], 2, "ttft"),
         (&[&*url, "--prompts", "none.jsonl"], 2, "none.jsonl"),
-        (&[&*url, "--api-key-env", "NO_SUCH_VARIABLE"], 2, "NO_SUCH_VARIABLE"),
+        (&[&*url, "--api-key-env", "NO_SUCH_VARIABLE"], 2, "no such variable"),
         (&["compare", "a.json", "b.json"], 2, "a.json"),
         (&["http://127.0.0.1:1", "--model", "m"], 6, "127.0.0.1:1"),
     ] {
