@@ -62,8 +62,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         output::note(&format!("warning: {warning}"));
     }
     process_log::start()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(loaded, port_file))
+    runtime()?.block_on(serve(loaded, port_file))
+}
+
+/// One thread per processor; on a single one, this thread alone: handing work from thread to
+/// thread gains nothing there.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let one = std::thread::available_parallelism().is_ok_and(|count| count.get() == 1);
+    let mut builder = if one {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    builder.enable_all().build()
 }
 
 /// Lays the flags over the configuration.
