@@ -375,8 +375,9 @@ def table(rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(checks, about):
+    """Runs `checks` as the command line says, and shows their figures."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("checks", nargs="*", help="names of checks; all of them by default")
     parser.add_argument("--bin", default="target/release/tidegate", help="the binary to test")
     parser.add_argument("--short", action="store_true", help="small sizes")
@@ -384,12 +385,12 @@ def main():
     parser.add_argument("--list", action="store_true", help="name the checks and leave")
     options = parser.parse_args()
     if options.list:
-        for name, function in CHECKS.items():
+        for name, function in checks.items():
             print(f"{name:10} {function.__doc__.strip()}")
         return 0
-    unknown = [name for name in options.checks if name not in CHECKS]
+    unknown = [name for name in options.checks if name not in checks]
     if unknown:
-        parser.error(f"no check named {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+        parser.error(f"no check named {', '.join(unknown)}; there are {', '.join(checks)}")
     binary = os.path.abspath(options.bin)
     if not os.access(binary, os.X_OK):
         parser.error(f"--bin {options.bin} is not there; build it with cargo build --release")
@@ -398,12 +399,12 @@ def main():
     raise_file_limit()
 
     rows, failed = [], False
-    for name in options.checks or CHECKS:
-        print(f"{name}: {CHECKS[name].__doc__.strip()}", file=sys.stderr)
+    for name in options.checks or checks:
+        print(f"{name}: {checks[name].__doc__.strip()}", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix="tidegate-") as directory:
             rig = Rig(binary, options.short, seed, directory, name)
             try:
-                CHECKS[name](rig)
+                checks[name](rig)
             except Exception as error:
                 rig.figure(f"broken: {error}".splitlines()[0], "", holds=False)
                 print(error if isinstance(error, Failed) else traceback.format_exc(), file=sys.stderr)
@@ -414,4 +415,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(CHECKS, __doc__))

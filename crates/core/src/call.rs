@@ -29,6 +29,18 @@ pub struct Call {
     pub patience: Patience,
     /// The way it came in.
     pub front: Front,
+    /// The request's headers that routing looks at, name and value; mostly none.
+    pub headers: Vec<(Box<str>, Box<str>)>,
+    /// How often the caller's own client has sent this request before.
+    pub client_retries: u32,
+}
+
+impl Call {
+    /// The value of a header that routing looks at, by its name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(its_name, _)| its_name.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| &**value)
+    }
 }
 
 /// An operation of the API, the same on both sides of the engine.

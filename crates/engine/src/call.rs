@@ -1,7 +1,7 @@
 //! `Engine::call`: what happens to a call, and in what order.
 
 use crate::{
-    Parts, PartsError, Records,
+    Mirrored, Parts, PartsError, Records,
     admit::Admission,
     attempt::{self, Tries},
     hedge,
@@ -60,6 +60,9 @@ impl Engine {
         let clocks = |route: &Route| route.timeouts.shortened(actions.shorten_timeouts);
         let mut tries = Tries::default();
         tries.elsewhere(clocks(&route));
+        if let Some(mirror) = &route.mirror {
+            mirror.copy(call, &tries.clocks, || self.roll());
+        }
         let mut result = self.attempts(call, &route, &mut tries, settlement).await;
         for fallback in route.fallback.iter().filter_map(|model| self.routes.named(model)) {
             match &result {
@@ -130,7 +133,7 @@ impl Engine {
 
     /// Decides how a call goes on after `error`.
     fn after(&self, error: &Error, call: &Call, route: &Route, tries: &mut Tries) -> After {
-        let place = route.next_place(tries);
+        let place = route.next_place(call, tries);
         if error.origin() == Origin::Gateway && error.retry() == Retry::Unsent {
             // The target's gate refused: nothing was sent, so nothing is counted. A first attempt
             // is still one elsewhere; a retry was paid for here and is paid for again there.
@@ -180,6 +183,11 @@ impl Engine {
             records: parts.records,
             chance: Mutex::new(StdRng::seed_from_u64(parts.seed)),
         })
+    }
+
+    /// What became of the copies of calls that mirrors got.
+    pub fn mirrored(&self) -> Mirrored {
+        self.routes.mirrored()
     }
 
     /// Calls in flight now.

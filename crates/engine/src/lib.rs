@@ -10,11 +10,13 @@ mod flow;
 mod gate;
 mod hedge;
 mod load;
+mod mirror;
 mod parts;
 mod route;
 mod settle;
 mod tenants;
 
 pub use call::Engine;
-pub use parts::{Limiters, Model, Parts, PartsError, Target, Upstream};
+pub use mirror::Mirrored;
+pub use parts::{Limiters, Mirror, Model, Parts, PartsError, Target, Upstream};
 pub use settle::{Outcome, Record, Records};

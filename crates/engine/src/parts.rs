@@ -4,7 +4,8 @@ use crate::Records;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 use tidegate_core::{Limits, Provider, Store};
 use tidegate_policy::{
-    balance, breaker, concurrency, hedge, load, memory, pacer, queue, retry, retry_budget, timeout,
+    balance, breaker, canary, concurrency, hedge, load, memory, pacer, queue, retry, retry_budget,
+    timeout,
 };
 
 /// Everything an [`crate::Engine`] needs, built and ready.
@@ -70,6 +71,19 @@ pub struct Model {
     pub hedge: hedge::Options,
     /// Models that answer when all targets are spent, in order.
     pub fallback: Vec<Arc<str>>,
+    /// Where copies of its calls go.
+    pub mirror: Option<Mirror>,
+}
+
+/// A target that gets copies of calls; nobody sees its answers.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Name of the upstream.
+    pub upstream: Arc<str>,
+    /// The upstream's own name of the model.
+    pub model: Arc<str>,
+    /// How many calls are copied.
+    pub options: canary::Mirror,
 }
 
 /// An upstream, that upstream's own model name, and a weight.
@@ -81,6 +95,8 @@ pub struct Target {
     pub model: Arc<str>,
     /// Share of the calls it gets; zero parks it.
     pub weight: u32,
+    /// The calls it is for; `None` takes those that no other target's match fits.
+    pub matches: Option<canary::Match>,
 }
 
 /// The parts do not fit together.

@@ -4,6 +4,7 @@ use crate::{
     Limiters, Model, Parts, PartsError, Upstream,
     attempt::{Tries, now},
     gate::{Breakers, Gate},
+    mirror::{Mirror, Mirrored},
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -15,6 +16,7 @@ use tidegate_core::{Call, Error, Kind, ModelInfo, Origin, Provider, Result, Tena
 use tidegate_policy::{
     balance::{self, Balancer, Candidate},
     breaker,
+    canary::{self, Match},
     hedge::Hedge,
     retry::Place,
     timeout,
@@ -44,7 +46,11 @@ pub(crate) struct Route {
     pub(crate) hedge: Option<Mutex<Hedge>>,
     /// Models that answer when all targets are spent, in order.
     pub(crate) fallback: Vec<Arc<str>>,
+    /// Where copies of its calls go.
+    pub(crate) mirror: Option<Mirror>,
     weights: Vec<u32>,
+    /// The calls each target is for.
+    matches: Vec<Option<Match>>,
     balancer: Mutex<Balancer>,
     /// Whether calls belong together by their prompts.
     by_prefix: bool,
@@ -149,6 +155,12 @@ impl Routes {
         self.order.iter().filter(|model| tenant.may_use(&model.id)).cloned().collect()
     }
 
+    /// What became of the copies of all models' calls.
+    pub(crate) fn mirrored(&self) -> Mirrored {
+        let mirrors = self.routes.values().filter_map(|route| route.mirror.as_ref());
+        mirrors.fold(Mirrored::default(), |sum, mirror| sum.plus(mirror.mirrored()))
+    }
+
     /// How far the busiest line is beyond the delay it allows.
     pub(crate) fn pressure(&self, now: Instant) -> f64 {
         self.gates().iter().map(|gate| gate.pressure(now)).fold(0.0, f64::max)
@@ -163,7 +175,11 @@ impl Routes {
             .flat_map(|any| any.routes.read().values().cloned().collect::<Vec<_>>())
             .collect();
         let named = self.order.iter().filter_map(|model| self.routes.get(&model.id));
-        for target in named.chain(&passed).flat_map(|route| &route.targets) {
+        let targets = |route| {
+            let Route { targets, mirror, .. }: &Route = route;
+            targets.iter().chain(mirror.as_ref().map(Mirror::target))
+        };
+        for target in named.chain(&passed).flat_map(|route| targets(route)) {
             if !gates.iter().any(|gate| Arc::ptr_eq(gate, &target.gate)) {
                 gates.push(target.gate.clone());
             }
@@ -201,13 +217,28 @@ impl Route {
             targets.push(Target::new(&target.upstream, &target.model, upstream, gate.clone()));
         }
         let weights = model.targets.iter().map(|target| target.weight).collect();
-        Ok(Self::over(targets, weights, model))
+        let mut route = Self::over(targets, weights, model);
+        if let Some(mirror) = &model.mirror {
+            let upstream = parts.upstreams.get(&mirror.upstream).ok_or_else(|| {
+                let unknown = &mirror.upstream;
+                PartsError(format!("model `{name}` mirrors to no known upstream: `{unknown}`"))
+            })?;
+            let key = (mirror.upstream.clone(), mirror.model.clone());
+            let gate = gates.entry(key).or_insert_with_key(|(upstream_name, model)| {
+                Gate::open(upstream_name, model, upstream, &parts.limiters)
+            });
+            let target = Target::new(&mirror.upstream, &mirror.model, upstream, gate.clone());
+            route.mirror = Some(Mirror::new(target, mirror.options.clone()));
+        }
+        Ok(route)
     }
 
     fn over(targets: Vec<Target>, weights: Vec<u32>, model: &Model) -> Self {
         Self {
             targets,
             weights,
+            mirror: None,
+            matches: model.targets.iter().map(|target| target.matches.clone()).collect(),
             timeouts: model.timeouts,
             hedge: model.hedge.enabled.then(|| Mutex::new(Hedge::new(model.hedge.clone()))),
             fallback: model.fallback.clone(),
@@ -223,17 +254,18 @@ impl Route {
         tries: &Tries,
         roll: impl Fn() -> f64,
     ) -> Option<Pick<'_>> {
+        let may = self.eligible(call);
         if let [target] = &self.targets[..] {
-            return Some(Pick { target, breakers: Breakers::Bind });
+            return may(0).then_some(Pick { target, breakers: Breakers::Bind });
         }
-        let (candidates, breakers) = self.candidates();
+        let (candidates, breakers) = self.candidates(&may);
         let key = self.key(call);
         let mut balancer = self.balancer.lock();
         let picked = balancer
-            .pick(&candidates, key, &roll, |index| !tries.was_tried(index))
-            .or_else(|| balancer.pick(&candidates, key, &roll, |_| true))
+            .pick(&candidates, key, &roll, |index| may(index) && !tries.was_tried(index))
+            .or_else(|| balancer.pick(&candidates, key, &roll, &may))
             // Every breaker is open: whoever is asked says when to come again.
-            .or_else(|| balance::weighted(&self.weights, roll(), |_| true))?;
+            .or_else(|| balance::weighted(&self.weights, roll(), &may))?;
         Some(Pick { target: &self.targets[picked], breakers })
     }
 
@@ -244,14 +276,26 @@ impl Route {
         tries: &Tries,
         roll: impl Fn() -> f64,
     ) -> Option<&Target> {
-        let (candidates, _) = self.candidates();
-        let open = |index: usize| !tries.was_tried(index) && candidates[index].share > 0.0;
+        let may = self.eligible(call);
+        let (candidates, _) = self.candidates(&may);
+        let open =
+            |index: usize| may(index) && !tries.was_tried(index) && candidates[index].share > 0.0;
         let picked = self.balancer.lock().pick(&candidates, self.key(call), roll, open)?;
         Some(&self.targets[picked])
     }
 
-    /// How every target is doing, and whether so many are open that no breaker binds.
-    fn candidates(&self) -> (Vec<Candidate>, Breakers) {
+    /// Which targets `call` may go to, by their matches.
+    fn eligible<'a>(&'a self, call: &'a Call) -> impl Fn(usize) -> bool + 'a {
+        // A model of the pass-through upstream has one target and no list of matches.
+        let all = self.matches.is_empty();
+        let fits = |found: &Match| found.fits(&call.tenant.id, |name| call.header(name));
+        let eligible = canary::eligible(&self.matches, fits);
+        move |index| all || eligible(index)
+    }
+
+    /// How every target is doing, and whether so many of those a call `may` go to are open that
+    /// no breaker binds.
+    fn candidates(&self, may: impl Fn(usize) -> bool) -> (Vec<Candidate>, Breakers) {
         let now = now();
         let mut candidates: Vec<_> = self
             .targets
@@ -267,8 +311,9 @@ impl Route {
                 }
             })
             .collect();
-        let used = candidates.iter().filter(|candidate| candidate.weight > 0);
-        let (open, all) = used.fold((0, 0), |(open, all), candidate| {
+        let used = candidates.iter().enumerate();
+        let used = used.filter(|(index, candidate)| candidate.weight > 0 && may(*index));
+        let (open, all) = used.fold((0, 0), |(open, all), (_, candidate)| {
             (open + usize::from(candidate.share <= 0.0), all + 1)
         });
         if !breaker::panicking(open, all, MAX_EJECTED) {
@@ -284,8 +329,10 @@ impl Route {
     }
 
     /// Whether the next attempt can go to a target not tried yet.
-    pub(crate) fn next_place(&self, tries: &Tries) -> Place {
-        let fresh = (0..self.targets.len()).any(|n| self.weights[n] > 0 && !tries.was_tried(n));
+    pub(crate) fn next_place(&self, call: &Call, tries: &Tries) -> Place {
+        let may = self.eligible(call);
+        let fresh = |n: usize| self.weights[n] > 0 && may(n) && !tries.was_tried(n);
+        let fresh = (0..self.targets.len()).any(fresh);
         if fresh { Place::Elsewhere } else { Place::Same }
     }
 

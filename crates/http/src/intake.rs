@@ -25,6 +25,7 @@ const API_KEY: HeaderName = HeaderName::from_static("api-key");
 const PRIORITY: HeaderName = HeaderName::from_static("x-tidegate-priority");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-tidegate-timeout");
 const STAINLESS_READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
+const STAINLESS_RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 /// Who sends this request: `Authorization: Bearer`, `x-api-key` or `api-key`, the first there is.
 pub(crate) fn identify(answer: &dyn Answer, headers: &HeaderMap) -> Result<Arc<Tenant>> {
@@ -78,6 +79,8 @@ pub(crate) async fn call(
         deadline: (arrived + timeout).into_std(),
         patience: Patience::Counted,
         front: Front::Http,
+        headers: routed(headers, &options.routed_headers),
+        client_retries: client_retries(headers),
     })
 }
 
@@ -129,6 +132,19 @@ fn seconds(text: &str) -> Option<Duration> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let seconds = is_number.then(|| text.parse().ok()).flatten()?;
     Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// How often the client says it has sent this before; what is no number says nothing.
+fn client_retries(headers: &HeaderMap) -> u32 {
+    let said = headers.get(&STAINLESS_RETRY_COUNT).and_then(|value| value.to_str().ok());
+    said.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Those of the headers that routing looks at.
+fn routed(headers: &HeaderMap, names: &[String]) -> Vec<(Box<str>, Box<str>)> {
+    let value =
+        |name: &String| Some((name.as_str().into(), headers.get(name)?.to_str().ok()?.into()));
+    names.iter().filter_map(value).collect()
 }
 
 /// How long the answer may take.

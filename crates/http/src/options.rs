@@ -16,6 +16,10 @@ pub struct Options {
     /// plain HTTP/1.1 and HTTP/2 with prior knowledge.
     #[serde(skip)]
     pub tls: Option<Tls>,
+    /// Headers that routing looks at, set by whoever serves: they are copied from the request
+    /// into its call. Default: none.
+    #[serde(skip)]
+    pub routed_headers: Vec<String>,
     /// Longest request body. Default `"16MiB"`, enough for a few images in base64.
     #[serde(with = "setting::size")]
     #[schemars(with = "String")]
@@ -85,6 +89,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             tls: None,
+            routed_headers: Vec::new(),
             max_body: 16 << 20,
             default_timeout: Duration::from_secs(600),
             max_timeout: Duration::from_secs(3600),

@@ -3,8 +3,8 @@
 use crate::{Client, Protocol, Settings, UpstreamSettings};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 use tidegate_core::{Secret, Store, Tenant};
-use tidegate_engine::{Engine, Limiters, Model, Parts, Records, Target, Upstream};
-use tidegate_policy::{concurrency, pacer, setting::SecretRef};
+use tidegate_engine::{Engine, Limiters, Mirror, Model, Parts, Records, Target, Upstream};
+use tidegate_policy::{canary, concurrency, pacer, setting::SecretRef};
 use tokio::io::DuplexStream;
 
 /// Opens a connection to the simulated model server in this process.
@@ -125,6 +125,7 @@ impl Builder {
                 upstream: target.upstream.as_str().into(),
                 model: target.model.as_deref().unwrap_or(name).into(),
                 weight: target.weight,
+                matches: target.matches.clone(),
             });
             let built = Model {
                 targets: targets.collect(),
@@ -132,6 +133,11 @@ impl Builder {
                 balance: model.balance,
                 hedge: model.hedge.clone(),
                 fallback: model.fallback.iter().map(|name| name.as_str().into()).collect(),
+                mirror: model.mirror.as_ref().map(|mirror| Mirror {
+                    upstream: mirror.upstream.as_str().into(),
+                    model: mirror.model.as_deref().unwrap_or(name).into(),
+                    options: canary::Mirror { share: mirror.share },
+                }),
             };
             (name.as_str().into(), built)
         });

@@ -77,6 +77,8 @@ impl Client {
             deadline: (tokio::time::Instant::now() + self.timeout.min(MAX_TIMEOUT)).into_std(),
             patience: Patience::Counted,
             front: Front::Sdk,
+            headers: Vec::new(),
+            client_retries: 0,
         };
         self.engine.call(call).await
     }

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tidegate_core::Limits;
 use tidegate_policy::{
-    balance, breaker, concurrency, hedge, load, memory, queue, retry, retry_budget,
-    setting::SecretRef, timeout,
+    balance, breaker, canary, concurrency, hedge, load, memory, queue, retry, retry_budget,
+    setting::{self, SecretRef},
+    timeout,
 };
 
 /// Upstreams, models and limits.
@@ -96,6 +97,8 @@ pub struct ModelSettings {
     pub hedge: hedge::Options,
     /// Models that answer when all its targets are spent, in order. Default: none.
     pub fallback: Vec<String>,
+    /// Where a share of its calls is copied; the answers are thrown away. Default: nowhere.
+    pub mirror: Option<MirrorSettings>,
     /// What it costs. Without one the cost is unknown, not zero.
     pub price: Option<Price>,
 }
@@ -112,6 +115,27 @@ pub struct TargetSettings {
     /// Share of the calls it gets; zero parks it. Default 1.
     #[serde(default = "one")]
     pub weight: u32,
+    /// The calls it is for: those that fit go to such targets only, all others to the targets
+    /// without a match. Weights count among the targets a call may go to. Default: none.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matches: Option<canary::Match>,
+}
+
+/// A target that gets copies of calls and whose answers nobody sees.
+///
+/// A copy never delays its call and is never sent twice; at most 64 of a model are in flight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorSettings {
+    /// Name of an upstream.
+    pub upstream: String,
+    /// The upstream's own name of the model. Default: the name callers use.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Share of the calls that is copied, from 0 to 1.
+    #[serde(with = "setting::share")]
+    #[schemars(with = "f64")]
+    pub share: f64,
 }
 
 const fn one() -> u32 {

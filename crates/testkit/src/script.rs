@@ -176,6 +176,8 @@ pub fn call(model: &str) -> Call {
         deadline: within(Duration::from_secs(30)),
         patience: Patience::Counted,
         front: Front::Http,
+        headers: Vec::new(),
+        client_retries: 0,
     }
 }
 

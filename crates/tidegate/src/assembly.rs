@@ -205,7 +205,8 @@ fn is_empty(settings: &Settings) -> bool {
 fn add_simulated_model(settings: &mut Settings) {
     let upstream = UpstreamSettings { protocol: Protocol::Sim, ..UpstreamSettings::default() };
     settings.upstreams.insert(SIMULATED.into(), upstream);
-    let target = TargetSettings { upstream: SIMULATED.into(), model: None, weight: 1 };
+    let target =
+        TargetSettings { upstream: SIMULATED.into(), model: None, weight: 1, matches: None };
     let model = ModelSettings { targets: vec![target], ..ModelSettings::default() };
     settings.models.insert(SIMULATED_MODEL.into(), model);
 }

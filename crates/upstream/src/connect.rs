@@ -8,6 +8,7 @@ use crate::{
     tls::Tls,
 };
 use http::{Uri, uri::Scheme};
+use socket2::{SockRef, TcpKeepalive};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tidegate_core::Result;
 use tokio::{
@@ -21,7 +22,7 @@ pub(crate) type LocalConnect = Arc<dyn Fn() -> DuplexStream + Send + Sync>;
 
 /// How byte streams come into being.
 enum Connector {
-    Tcp { dns: Dns, tls: Option<Tls> },
+    Tcp { dns: Dns, tls: Option<Tls>, keepalive: Option<TcpKeepalive> },
     Local(LocalConnect),
 }
 
@@ -59,6 +60,7 @@ impl Dialer {
             Some(connect) => Connector::Local(connect),
             None => Connector::Tcp {
                 dns: Dns::new(host, port, options.dns_ttl),
+                keepalive: keepalive(options.keepalive),
                 tls: is_tls.then(|| Tls::new(upstream, host, options)).transpose()?,
             },
         };
@@ -93,8 +95,8 @@ impl Dialer {
         let without_alpn = if self.http2 { Protocol::Http2 } else { Protocol::Http1 };
         match &self.connector {
             Connector::Local(connect) => Ok((Stream::Local(connect()), without_alpn)),
-            Connector::Tcp { dns, tls } => tokio::time::timeout(within, async {
-                let tcp = self.dial_tcp(dns, within).await?;
+            Connector::Tcp { dns, tls, keepalive } => tokio::time::timeout(within, async {
+                let tcp = self.dial_tcp(dns, keepalive.as_ref(), within).await?;
                 match tls {
                     Some(tls) => self.handshake(tls, tcp).await,
                     None => Ok((Stream::Tcp(tcp), without_alpn)),
@@ -106,7 +108,12 @@ impl Dialer {
     }
 
     /// Tries every address; each but the last may take its share of the time only.
-    async fn dial_tcp(&self, dns: &Dns, within: Duration) -> Result<TcpStream, DialError> {
+    async fn dial_tcp(
+        &self,
+        dns: &Dns,
+        keepalive: Option<&TcpKeepalive>,
+        within: Duration,
+    ) -> Result<TcpStream, DialError> {
         let deadline = Instant::now() + within;
         let failed = |doing, error| DialError::unreachable(&self.authority, doing, error);
         let addresses = dns.addresses().await.map_err(|error| failed("name lookup", error))?;
@@ -114,7 +121,7 @@ impl Dialer {
         for (tried, address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
             let untried = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            match timeout_at(Instant::now() + left / untried, connect(*address)).await {
+            match timeout_at(Instant::now() + left / untried, connect(*address, keepalive)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last = error,
                 Err(_) => last = io::ErrorKind::TimedOut.into(),
@@ -144,9 +151,41 @@ impl Dialer {
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+/// Probes for connections that are silent for `idle`, in whole seconds: the first after that, then
+/// as many as the system sends (nine on Linux) a ninth of it apart, so that a dead server is known
+/// after about twice as long. `None` for zero.
+///
+/// A server that was cut off answers nothing and closes nothing. Without probes, a long silence
+/// before a first token looks just like it.
+fn keepalive(idle: Duration) -> Option<TcpKeepalive> {
+    // What the kernel takes: it refuses more than 32,767 s.
+    let whole = |time: Duration| time.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
+    (!idle.is_zero())
+        .then(|| TcpKeepalive::new().with_time(whole(idle)).with_interval(whole(idle / 9)))
+}
+
+async fn connect(address: SocketAddr, keepalive: Option<&TcpKeepalive>) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     // With Nagle's algorithm on, requests and HTTP/2 cancels wait some 40 ms for an ACK.
     stream.set_nodelay(true)?;
+    if let Some(keepalive) = keepalive {
+        SockRef::from(&stream).set_tcp_keepalive(keepalive)?;
+    }
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_probed_unless_told_not_to() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for (idle, probed) in [(30, true), (1, true), (u64::MAX, true), (0, false)] {
+            let wanted = keepalive(Duration::from_secs(idle));
+            let stream = connect(address, wanted.as_ref()).await.unwrap();
+            assert_eq!(SockRef::from(&stream).keepalive().unwrap(), probed, "{idle}");
+        }
+    }
 }

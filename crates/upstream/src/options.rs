@@ -36,6 +36,11 @@ pub struct Options {
     #[serde(with = "written::duration")]
     #[schemars(with = "String")]
     pub dns_ttl: Duration,
+    /// After so long without a word on a connection its server is probed, and a dead one is
+    /// found within as long again; "0s" never probes. Default "30s".
+    #[serde(with = "written::duration")]
+    #[schemars(with = "String")]
+    pub keepalive: Duration,
     /// PEM file of certificate authorities trusted besides the system's. Default: none.
     pub ca_file: Option<PathBuf>,
     /// Further headers sent with every request. Values are never printed. Default: none.
@@ -56,6 +61,7 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(60),
             lifetime: Duration::from_secs(60 * 60),
             dns_ttl: Duration::from_secs(30),
+            keepalive: Duration::from_secs(30),
             ca_file: None,
             headers: BTreeMap::new(),
             max_answer_bytes: 64 << 20,
@@ -94,6 +100,7 @@ impl fmt::Debug for Options {
             .field("idle_timeout", &self.idle_timeout)
             .field("lifetime", &self.lifetime)
             .field("dns_ttl", &self.dns_ttl)
+            .field("keepalive", &self.keepalive)
             .field("ca_file", &self.ca_file)
             .field("headers", &self.headers.keys())
             .field("max_answer_bytes", &self.max_answer_bytes)

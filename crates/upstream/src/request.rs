@@ -12,12 +12,15 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 use tidegate_core::{Attempt, Operation, Result, Secret};
+use tokio::time::Instant;
 
 const USER_AGENT_VALUE: HeaderValue =
     HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_TIMEOUT: HeaderName = HeaderName::from_static("x-tidegate-timeout");
 const X_ATTEMPT: HeaderName = HeaderName::from_static("x-attempt");
 
 /// Bodies shorter than this are sent in one piece: copying them costs less than more frames do.
@@ -118,9 +121,24 @@ impl Template {
             headers.insert(X_REQUEST_ID, id);
         }
         headers.insert(X_ATTEMPT, attempt.number.into());
+        let left = attempt.deadline.saturating_duration_since(Instant::now().into_std());
+        if let Some(timeout) = told_timeout(left) {
+            headers.insert(X_TIMEOUT, timeout);
+        }
         *request.headers_mut() = headers;
         request
     }
+}
+
+/// What an upstream is told of the time that is `left`: less a twentieth, so that it gives up
+/// before we do. A deadline as far off as an hour is no deadline, and nothing is said.
+fn told_timeout(left: Duration) -> Option<HeaderValue> {
+    const FAR: Duration = Duration::from_secs(3600);
+    if left >= FAR {
+        return None;
+    }
+    let millis = (left * 19 / 20).as_millis().max(1);
+    HeaderValue::try_from(format!("{millis}ms")).ok()
 }
 
 const fn position(operation: Operation) -> usize {
@@ -266,6 +284,21 @@ mod tests {
         let error = headers("up", &Options::default(), Some(&key)).unwrap_err();
         assert_eq!(error.param(), Some("api_key"));
         assert!(!error.message().contains("canary"));
+    }
+
+    #[test]
+    fn an_upstream_is_told_to_give_up_before_we_do() {
+        for (left_ms, told) in [
+            (20_000, Some("19000ms")),
+            (1, Some("1ms")),
+            (0, Some("1ms")),
+            (3_599_999, Some("3419999ms")),
+            (3_600_000, None),
+        ] {
+            let said = told_timeout(Duration::from_millis(left_ms));
+            assert_eq!(said.as_ref().map(|value| value.to_str().unwrap()), told);
+        }
+        assert_eq!(told_timeout(Duration::MAX), None);
     }
 
     #[test]

@@ -163,6 +163,8 @@ impl Sent {
             deadline: self.deadline.into_std(),
             patience: Patience::Free,
             front: Front::Batch,
+            headers: Vec::new(),
+            client_retries: 0,
         }
     }
 }

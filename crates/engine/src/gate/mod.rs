@@ -79,6 +79,8 @@ struct Ask {
     clocks: timeout::Options,
     breakers: Breakers,
     is_patient: bool,
+    /// The caller's own client has sent it before.
+    is_again: bool,
 }
 
 /// An attempt in line, and where its turn is told.
@@ -376,6 +378,7 @@ impl Ask {
             clocks: *clocks,
             breakers,
             is_patient: call.patience == Patience::Free,
+            is_again: call.client_retries > 0,
         }
     }
 }

@@ -30,8 +30,14 @@ impl Permit {
     pub(super) fn grant(gate: Arc<Gate>, state: &mut State, ask: &Ask, sent: Instant) -> Self {
         state.in_flight += 1;
         state.attempts += 1;
-        if ask.number == 1 {
-            state.budget.first_attempt(sent);
+        match ask.number {
+            // What a client sends again is load of the same kind as our own retries, and must not
+            // earn more of them. It is not ours to refuse, so it goes even when none is left.
+            1 if ask.is_again => {
+                state.budget.retry(sent);
+            }
+            1 => state.budget.first_attempt(sent),
+            _ => {}
         }
         if state.waiting() == 0 {
             state.bound_by = BoundBy::Nothing;

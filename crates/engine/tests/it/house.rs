@@ -63,7 +63,12 @@ impl House {
         let sink = records.clone();
         let targets = providers
             .iter()
-            .map(|(name, _)| Target { upstream: (*name).into(), model: "m".into(), weight: 1 })
+            .map(|(name, _)| Target {
+                upstream: (*name).into(),
+                model: "m".into(),
+                weight: 1,
+                matches: None,
+            })
             .collect();
         let model = Model { targets, balance: balance::Options::Weighted, ..Model::default() };
         let upstreams = providers

@@ -2,11 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "what a test rests on may panic")]
 
 mod breakers;
+mod canary;
 mod cancel;
 mod driver;
 mod hedges;
 mod house;
 mod limits;
+mod mirror;
 mod retries;
 mod streams;
 mod timeouts;

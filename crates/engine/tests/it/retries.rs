@@ -182,6 +182,17 @@ async fn an_outage_is_not_amplified_beyond_the_budget() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_clients_send_again_earns_no_retries_and_takes_them() {
+    let home = House::new(&[("a", "fault")])
+        .parts(|parts| parts.limiters.retry_budget.floor_per_second = 0.0)
+        .open();
+    for _ in 0..100 {
+        home.engine.call(Call { client_retries: 1, ..call("chat") }).await.unwrap_err();
+    }
+    assert_eq!(home.trace.count("send a"), 100, "each goes once, budget or not");
+}
+
+#[tokio::test(start_paused = true)]
 async fn faults_of_batch_rows_wait_for_the_budget_instead_of_losing_rows() {
     let home =
         House::new(&[("a", "40 * fault; ok")]).parts(|parts| parts.retry.max_attempts = 10).open();
@@ -206,7 +217,8 @@ async fn unknown_models_and_unknown_upstreams_are_named() {
     assert!(error.message().contains("`nope`"));
 
     let house = House::new(&[("a", "ok")]).parts(|parts| {
-        let target = Target { upstream: "gone".into(), model: "m".into(), weight: 1 };
+        let target =
+            Target { upstream: "gone".into(), model: "m".into(), weight: 1, matches: None };
         parts.models.get_mut("chat").unwrap().targets.push(target);
     });
     let error = tidegate_engine::Engine::new(house.parts).err().unwrap();

@@ -1,9 +1,10 @@
 //! Headers in and out.
 
-use crate::stub::{Act, BODY, Stub, exchange, json, post};
+use crate::stub::{Act, BODY, Stub, exchange, json, memory, post, read_until};
 use std::time::Duration;
 use tidegate_core::{Allowance, Error, Kind, Origin, Priority, RateLimits, Retry};
-use tokio::time::Instant;
+use tidegate_http::Options;
+use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -25,6 +26,24 @@ async fn what_the_caller_says_of_its_call_is_kept() {
     assert_eq!(call.deadline - before, Duration::from_secs(600));
     assert_eq!(said.header("x-request-id"), Some(&*call.id));
     assert!(call.id.starts_with("req-"), "{}", call.id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_carries_the_headers_that_routing_looks_at_and_no_other() {
+    let stub = Stub::fine();
+    let routed_headers = vec!["X-Canary".to_owned(), "x-absent".to_owned()];
+    let options = Options { routed_headers, ..Options::default() };
+    let headers = "x-canary: 1\r\nx-other: 2\r\nx-stainless-retry-count: 2\r\n";
+    let (mut io, _stop) = memory(&stub, options);
+    io.write_all(post(CHAT, headers, BODY).as_bytes()).await.unwrap();
+    read_until(&mut io, "ok").await;
+    let call = stub.calls.lock().unwrap().pop().unwrap();
+    assert_eq!((call.header("x-canary"), call.headers.len()), (Some("1"), 1));
+    assert_eq!(call.client_retries, 2);
+
+    exchange(&stub, post(CHAT, "x-stainless-retry-count: no\r\nx-canary: 1\r\n", BODY)).await;
+    let call = stub.calls.lock().unwrap().pop().unwrap();
+    assert_eq!((call.headers.len(), call.client_retries), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

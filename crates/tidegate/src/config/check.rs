@@ -161,13 +161,16 @@ fn check_connection(
         findings.refuse_if(zero, &key(name), "must be more than 0");
     }
     for (header, value) in &connection.headers {
-        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         let path = ["upstreams", name, "connection", "headers", header];
-        let wrong = header.is_empty() || !header.chars().all(token);
-        findings.refuse_if(wrong, &path, "is no name of a header");
+        findings.refuse_if(!is_header_name(header), &path, "is no name of a header");
         let wrong = value.chars().any(|c| c.is_control() || !c.is_ascii());
         findings.refuse_if(wrong, &path, "has a value with a character that no header has");
     }
+}
+
+fn is_header_name(name: &str) -> bool {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    !name.is_empty() && name.chars().all(token)
 }
 
 /// A URL is not repeated in messages: one with a password in it was written before.
@@ -218,13 +221,12 @@ fn check_model(name: &str, model: &ModelSettings, config: &Config, findings: &mu
     );
     for (index, target) in model.targets.iter().enumerate() {
         let index = index.to_string();
-        if !config.upstreams.contains_key(&target.upstream) && !findings.is_lost(&target.upstream) {
-            let written = &target.upstream;
-            let hint = hint(written, config.upstreams.keys().map(String::as_str), "upstreams");
-            findings.problem(
-                &["models", name, "targets", &index, "upstream"],
-                format!("there is no upstream `{written}`{hint}"),
-            );
+        let path = ["models", name, "targets", &index, "upstream"];
+        check_upstream_is_there(&target.upstream, &path, config, findings);
+        if let Some(header) = target.matches.as_ref().and_then(|found| found.header.as_ref()) {
+            let path = ["models", name, "targets", &index, "match", "header", "name"];
+            let wrong = !is_header_name(&header.name);
+            findings.refuse_if(wrong, &path, "is no name of a header");
         }
         let empty = target.model.as_ref().is_some_and(String::is_empty);
         let path = ["models", name, "targets", &index, "model"];
@@ -232,12 +234,31 @@ fn check_model(name: &str, model: &ModelSettings, config: &Config, findings: &mu
     }
     let parked = !model.targets.is_empty() && model.targets.iter().all(|target| target.weight == 0);
     findings.refuse_if(parked, &targets, "every weight is 0, so no call could go anywhere");
+    if !model.targets.is_empty() && model.targets.iter().all(|target| target.matches.is_some()) {
+        findings.warning(&targets, "every target has a match: calls that fit none are refused");
+    }
+    if let Some(mirror) = &model.mirror {
+        let path = ["models", name, "mirror", "upstream"];
+        check_upstream_is_there(&mirror.upstream, &path, config, findings);
+    }
     check_timeouts(name, model, findings);
     if let Some(price) = &model.price {
         for (key, usd) in [("input", price.input), ("output", price.output)] {
             let wrong = !usd.is_finite() || usd < 0.0;
             findings.refuse_if(wrong, &["models", name, "price", key], "must be 0 or more");
         }
+    }
+}
+
+fn check_upstream_is_there(
+    written: &str,
+    path: &[&str],
+    config: &Config,
+    findings: &mut Findings<'_>,
+) {
+    if !config.upstreams.contains_key(written) && !findings.is_lost(written) {
+        let hint = hint(written, config.upstreams.keys().map(String::as_str), "upstreams");
+        findings.problem(path, format!("there is no upstream `{written}`{hint}"));
     }
 }
 
@@ -284,8 +305,10 @@ fn check_retry(config: &Config, findings: &mut Findings<'_>) {
 
 fn warn_of_unused_upstreams(config: &Config, findings: &mut Findings<'_>) {
     let targets = || config.models.values().flat_map(|model| &model.targets);
+    let mirrors = || config.models.values().filter_map(|model| model.mirror.as_ref());
     for name in config.upstreams.keys() {
-        if !targets().any(|target| target.upstream == *name) {
+        let is_mirror = mirrors().any(|mirror| mirror.upstream == *name);
+        if !is_mirror && !targets().any(|target| target.upstream == *name) {
             findings.warning(&["upstreams", name], "no model has it as a target");
         }
     }

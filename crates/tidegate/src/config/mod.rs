@@ -172,7 +172,15 @@ impl Config {
 
     /// What the front is made from.
     pub(crate) fn http_options(&self) -> tidegate_http::Options {
-        tidegate_http::Options { tls: self.server.tls.clone(), ..self.server.limits.clone() }
+        let targets = self.models.values().flat_map(|model| &model.targets);
+        let matches = targets.filter_map(|target| target.matches.as_ref());
+        let names = matches.filter_map(|found| Some(found.header.as_ref()?.name.to_lowercase()));
+        let routed_headers: std::collections::BTreeSet<_> = names.collect();
+        tidegate_http::Options {
+            tls: self.server.tls.clone(),
+            routed_headers: routed_headers.into_iter().collect(),
+            ..self.server.limits.clone()
+        }
     }
 }
 

@@ -28,6 +28,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("upstreams.vllm.requests_per_second", "10"),
     ("upstreams.vllm.tokens_per_minute", "200_000"),
     ("models.chat.targets", "[{ upstream = \"vllm\", model = \"qwen3-8b\", weight = 1 }]"),
+    ("models.chat.mirror", "{ upstream = \"vllm\", model = \"qwen3-next\", share = 0.05 }"),
     ("models.chat.price", "{ input = 0.15, output = 0.60 }"),
     ("server.admin_token", "{ env = \"TIDEGATE_ADMIN_TOKEN\" }"),
     ("server.tls", "{ cert = \"cert.pem\", key = \"key.pem\" }"),

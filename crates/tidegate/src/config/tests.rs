@@ -269,6 +269,19 @@ fn every_mistake_is_said_at_once() {
 }
 
 #[test]
+fn canaries_and_mirrors_are_checked() {
+    Case::new(
+        "[upstreams.a]\nbase_url = 'http://x/v1'\n[models.m]\n\
+         targets = [{ upstream = 'a', match = { header = { name = 'x y', value = '1' } } }]\n\
+         mirror = { upstream = 'b', share = 0.5 }\n",
+    )
+    .fails_with(&[
+        "tidegate.toml:4:58: models.m.targets[0].match.header.name: is no name of a header",
+        "tidegate.toml:5:23: models.m.mirror.upstream: there is no upstream `b`; did you mean `a`?",
+    ]);
+}
+
+#[test]
 fn one_mistake_is_said_once() {
     for (text, expected) in [
         (

@@ -33,11 +33,37 @@ async fn a_run_writes_its_reports_and_compares() {
 
     let (code, text, _) = bench(dir.path(), &["compare", "a.json", "b.json"]);
     assert!(code == Some(0) && text.contains("ratio") && text.contains("not the same load"));
-    // 0.01 % apart they are in no two runs.
-    let apart = ["compare", "a.json", "b.json", "--fail-above", "0.01%"];
+    let mut worse: serde_json::Value = read(&dir.path().join("a.json"));
+    twice_as_slow(&mut worse);
+    std::fs::write(dir.path().join("worse.json"), worse.to_string()).unwrap();
+    let apart = ["compare", "a.json", "worse.json", "--fail-above", "50%"];
     let (code, text, said) = bench(dir.path(), &apart);
     assert!(code == Some(3) && text.contains("WORSE"), "{text}");
-    assert!(said.contains("worse by more than 0.01 %"), "{said}");
+    assert!(said.contains("worse by more than 50 %"), "{said}");
+    let same = ["compare", "a.json", "a.json", "--fail-above", "1%"];
+    assert_eq!(bench(dir.path(), &same).0, Some(0));
+}
+
+fn read(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Doubles every percentile of a report.
+fn twice_as_slow(report: &mut serde_json::Value) {
+    match report {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                match value.as_f64() {
+                    Some(number) if name.starts_with('p') && name.ends_with("_ms") => {
+                        *value = (number * 2.0).into()
+                    }
+                    _ => twice_as_slow(value),
+                }
+            }
+        }
+        serde_json::Value::Array(values) => values.iter_mut().for_each(twice_as_slow),
+        _ => {}
+    }
 }
 
 #[tokio::test]

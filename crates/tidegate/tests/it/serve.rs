@@ -127,6 +127,31 @@ async fn an_upstream_is_called_under_its_own_model_name_and_unknown_fields_reach
 }
 
 #[tokio::test]
+async fn a_canary_answers_those_who_ask_for_it() {
+    let gateway = Gateway::start(
+        r#"
+        [upstreams.stable]
+        protocol = "sim"
+        [upstreams.canary]
+        protocol = "sim"
+        [models.sim-small]
+        targets = [
+            { upstream = "stable" },
+            { upstream = "canary", match = { header = { name = "X-Canary", value = "1" } } },
+        ]
+        "#,
+    )
+    .await;
+    let auth = format!("Bearer {}", gateway.key);
+    for (value, upstream) in [("1", "canary"), ("2", "stable")] {
+        let headers = [("authorization", &*auth), ("x-canary", value)];
+        let path = "/v1/chat/completions";
+        let response = send(gateway.address, "POST", path, &headers, CHAT).await;
+        assert_eq!(response.headers()["x-tidegate-upstream"], upstream);
+    }
+}
+
+#[tokio::test]
 async fn sigterm_finishes_what_is_in_flight() {
     let (_sim, address) = simulator(&["--ttft", "300ms", "--itl", "20ms"]).await;
     let gateway = Gateway::start(&format!(

@@ -61,6 +61,7 @@ async fn the_request_is_the_callers_with_our_model_and_key() {
                 "content-length: 30",
                 "x-request-id: req-1",
                 "x-attempt: 2",
+                "x-tidegate-timeout: 5",
                 "x-mine: yes",
                 "user-agent: tidegate/",
                 "accept-encoding: gzip, br, zstd",

@@ -214,6 +214,8 @@ pub(crate) fn call(operation: Operation, stream: bool) -> Call {
         deadline: Instant::now() + Duration::from_secs(3600),
         patience: Patience::Counted,
         front: Front::Sdk,
+        headers: Vec::new(),
+        client_retries: 0,
     }
 }
 
