@@ -262,6 +262,11 @@ impl Breaker {
         }
     }
 
+    /// Whether it ever opens.
+    pub const fn is_on(&self) -> bool {
+        self.options.failures > 0
+    }
+
     /// What the breaker is doing at `now`.
     pub fn state(&self, now: Instant) -> State {
         match self.phase {

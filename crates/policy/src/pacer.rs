@@ -35,6 +35,10 @@ const START_PER_SECOND: f64 = 100.0;
 const DOUBLING: Duration = Duration::from_millis(250);
 /// How much faster than measured the pacer goes on.
 const PROBE: f64 = 1.1;
+/// How much slower than measured it goes on where no pause was asked for.
+const BELOW: f64 = 0.95;
+/// Shortest time to measure over where no pause was asked for.
+const SETTLE: Duration = Duration::from_millis(100);
 /// Growth per second of a measured pace, and after [`QUIET`] without a refusal.
 const GROWTH: f64 = 0.10;
 const QUIET_GROWTH: f64 = 0.30;
@@ -91,6 +95,7 @@ pub struct Pacer {
     /// Requests per second that answer headers say are refilled, while little is left.
     hinted: Option<f64>,
     epoch: Epoch,
+    recent: Recent,
     unanswered_refusals: u32,
     /// The last pace that was measured with anything accepted.
     good: f64,
@@ -118,6 +123,44 @@ enum Trust {
 struct Epoch {
     start: Instant,
     accepted: u64,
+    /// Whether the pace has held an attempt back.
+    is_held: bool,
+}
+
+impl Epoch {
+    const fn new(start: Instant) -> Self {
+        Self { start, accepted: 0, is_held: false }
+    }
+}
+
+/// Accepted attempts of the last full second and of the present one.
+#[derive(Debug)]
+struct Recent {
+    start: Instant,
+    present: u64,
+    last: u64,
+}
+
+impl Recent {
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn accepted(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.start);
+        if passed >= Self::SECOND {
+            self.last = if passed < 2 * Self::SECOND { self.present } else { 0 };
+            (self.start, self.present) = (now, 0);
+        }
+        self.present += 1;
+    }
+
+    fn per_second(&self, now: Instant) -> f64 {
+        let fresh = now.saturating_duration_since(self.start) < 2 * Self::SECOND;
+        if fresh { self.last.max(self.present) as f64 } else { 0.0 }
+    }
+}
+
+const fn within(per_second: f64) -> f64 {
+    per_second.clamp(MIN_PER_SECOND, MAX_PER_SECOND)
 }
 
 impl Pacer {
@@ -139,7 +182,8 @@ impl Pacer {
             shut_until: None,
             pace: Pace::Unknown { per_second, doubled_at: now },
             hinted: None,
-            epoch: Epoch { start: now, accepted: 0 },
+            epoch: Epoch::new(now),
+            recent: Recent { start: now, present: 0, last: 0 },
             unanswered_refusals: 0,
             good: START_PER_SECOND,
         }
@@ -154,6 +198,7 @@ impl Pacer {
             self.reopen(until);
         }
         if now < self.next {
+            self.epoch.is_held = true;
             return Go::At(self.next, self.request_bound(now));
         }
         let tokens = self.reservable(tokens);
@@ -181,6 +226,7 @@ impl Pacer {
     /// An attempt was accepted: it came back with anything but a capacity refusal.
     pub fn accepted(&mut self, now: Instant) {
         self.epoch.accepted += 1;
+        self.recent.accepted(now);
         self.unanswered_refusals = 0;
         if let Pace::Unknown { per_second, doubled_at } = &mut self.pace
             && now.saturating_duration_since(*doubled_at) >= DOUBLING
@@ -202,7 +248,11 @@ impl Pacer {
             }
             return;
         }
-        let (per_second, trust) = self.measure(now);
+        if asked.is_none() && self.epoch.accepted > 0 {
+            return self.slow_down(now);
+        }
+        let (measured, trust) = self.measure(now);
+        let per_second = within(measured * PROBE);
         let backoff = BACKOFF.saturating_mul(1 << self.unanswered_refusals.min(6)).min(BACKOFF_CAP);
         let wait = asked.unwrap_or(backoff.mul_f64(0.5 + roll / 2.0)).min(SHUT_CAP);
         self.unanswered_refusals += 1;
@@ -210,7 +260,20 @@ impl Pacer {
         let until = now + wait.mul_f64(1.0 + roll / 20.0);
         self.shut_until = Some(until);
         self.pace = Pace::Found { per_second, at: until, trust };
-        self.epoch = Epoch { start: now, accepted: 0 };
+        self.epoch = Epoch::new(now);
+    }
+
+    /// Refused without a word on how long, while others are let in: the upstream is full, not
+    /// shut. There is no pause in which its allowance could refill, so the pace stays a bit below
+    /// what it lets through, and is told at most every [`SETTLE`] from what came back since.
+    fn slow_down(&mut self, now: Instant) {
+        let known = matches!(self.pace, Pace::Found { .. });
+        if known && now.saturating_duration_since(self.epoch.start) < SETTLE {
+            return;
+        }
+        let (measured, trust) = self.measure(now);
+        self.pace = Pace::Found { per_second: within(measured * BELOW), at: now, trust };
+        self.epoch = Epoch::new(now);
     }
 
     /// Takes what an answer said of the upstream's limits.
@@ -253,10 +316,14 @@ impl Pacer {
         self.next = self.next.max(until);
     }
 
-    /// The pace to go on with: what the upstream let through since the last refusal, and a bit.
+    /// What the upstream let through since the last refusal, in requests per second.
     fn measure(&mut self, now: Instant) -> (f64, Trust) {
         let elapsed = now.saturating_duration_since(self.epoch.start).as_secs_f64().max(0.001);
-        let accepted = self.epoch.accepted as f64 / elapsed;
+        let mut accepted = self.epoch.accepted as f64 / elapsed;
+        if !self.epoch.is_held {
+            // Callers asked for less than the pace: the time they were silent measures nothing.
+            accepted = accepted.max(self.recent.per_second(now));
+        }
         let before = self.per_second(now);
         let (measured, trust) = match self.pace {
             // The first epoch began with a full allowance, so it measures too much.
@@ -272,7 +339,7 @@ impl Pacer {
         if trust == Trust::Measured {
             self.good = measured;
         }
-        ((measured * PROBE).clamp(MIN_PER_SECOND, MAX_PER_SECOND), trust)
+        (measured, trust)
     }
 
     /// A minute's allowance at most: no estimate, however wild, holds others up for longer.
@@ -561,6 +628,35 @@ mod tests {
             );
             now += shut;
         }
+    }
+
+    #[test]
+    fn a_full_upstream_is_slowed_down_to_and_not_shut() {
+        // No Retry-After: the server is full, and says so to every call too many.
+        let silent = World { retry_after: None, ..hidden(200.0) };
+        check(&silent, Options::default(), concurrency::Options::Auto, 1.06, 1.15);
+        let mut pacer = Pacer::new(Options { eager: true, ..Options::default() }, Instant::now());
+        let now = pacer.epoch.start + Duration::from_secs(1);
+        pacer.accepted(now);
+        pacer.refused(now, now, None, 0.5);
+        assert_eq!(pacer.shut_for(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_refusal_after_a_quiet_hour_does_not_starve_the_busy_minute() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(Options { eager: true, ..Options::default() }, start);
+        pacer.refused(start, start, Some(Duration::from_secs(1)), 0.0);
+        let busy = start + Duration::from_secs(3600);
+        for n in 0..300 {
+            let now = busy + Duration::from_millis(n * 5);
+            assert_eq!(pacer.admit(now, 0), Go::Now);
+            pacer.accepted(now);
+        }
+        let now = busy + Duration::from_millis(1500);
+        pacer.refused(now, now, Some(Duration::from_secs(1)), 0.0);
+        let rate = pacer.rate(now + Duration::from_secs(1)).unwrap();
+        assert!(rate > 100.0, "{rate} after 200 a second went well");
     }
 
     #[test]

@@ -130,11 +130,16 @@ fn blame(result: &Result<Reply>) -> breaker::Outcome {
         (_, Kind::UpstreamTimeout(Clock::Total)) if error.retry() == Retry::Unsent => Unknown,
         (Class::Fault | Class::Timeout, _) => Bad,
         // 429 and 529 feed the limiters; a server that answers 503 to all is as good as dead.
-        (Class::Capacity, _) if error.answer().is_some_and(|said| said.status == 503) => Bad,
+        (Class::Capacity, _) if is_as_good_as_dead(error) => Bad,
         (Class::Capacity | Class::Credential | Class::Quota, _) => Unknown,
         (Class::Caller, _) => Good,
         (Class::Cancelled | Class::Refused, _) => Unknown,
     }
+}
+
+/// Whether a capacity refusal is a 503, and not a 429 or 529.
+pub(super) fn is_as_good_as_dead(error: &Error) -> bool {
+    error.answer().is_some_and(|said| said.status == 503)
 }
 
 pub(super) fn asked_to_wait(error: &Error) -> Option<Duration> {

@@ -1,6 +1,9 @@
 //! What a gate knows of its upstream, and how it learns.
 
-use super::{Waiter, permit::asked_to_wait};
+use super::{
+    Waiter,
+    permit::{asked_to_wait, is_as_good_as_dead},
+};
 use crate::{Upstream, parts::Limiters};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::time::{Duration, Instant};
@@ -113,8 +116,14 @@ impl State {
             Class::Capacity => {
                 let roll = self.chance.random();
                 self.refusals += 1;
+                let asked = asked_to_wait(error);
                 self.pacer.told(error.limits());
-                self.pacer.refused(sent, now, asked_to_wait(error), roll);
+                // A 503 that names no wait is the breaker's, where there is one: shutting the
+                // gate as well would keep it from hearing of the next.
+                let is_breakers = asked.is_none() && is_as_good_as_dead(error);
+                if !(is_breakers && self.breaker.is_on()) {
+                    self.pacer.refused(sent, now, asked, roll);
+                }
                 self.concurrency.refused(sent, now);
                 Some(0)
             }
