@@ -37,6 +37,8 @@ const DOUBLING: Duration = Duration::from_millis(250);
 const PROBE: f64 = 1.1;
 /// How much slower than measured it goes on where no pause was asked for.
 const BELOW: f64 = 0.95;
+/// Share of attempts that may be refused where no pause was asked for.
+const RARE: f64 = 0.1;
 /// Shortest time to measure over where no pause was asked for.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Growth per second of a measured pace, and after [`QUIET`] without a refusal.
@@ -123,13 +125,15 @@ enum Trust {
 struct Epoch {
     start: Instant,
     accepted: u64,
+    /// Those that named no wait.
+    refused: u64,
     /// Whether the pace has held an attempt back.
     is_held: bool,
 }
 
 impl Epoch {
     const fn new(start: Instant) -> Self {
-        Self { start, accepted: 0, is_held: false }
+        Self { start, accepted: 0, refused: 0, is_held: false }
     }
 }
 
@@ -264,11 +268,17 @@ impl Pacer {
     }
 
     /// Refused without a word on how long, while others are let in: the upstream is full, not
-    /// shut. There is no pause in which its allowance could refill, so the pace stays a bit below
-    /// what it lets through, and is told at most every [`SETTLE`] from what came back since.
+    /// shut. As long as that is rare it is the concurrency limit's to find, and two that answer
+    /// one refusal both would leave half of the upstream unused. Where it is common, the pace
+    /// goes a bit below what is let through: there is no pause in which an allowance could refill.
     fn slow_down(&mut self, now: Instant) {
-        let known = matches!(self.pace, Pace::Found { .. });
-        if known && now.saturating_duration_since(self.epoch.start) < SETTLE {
+        self.epoch.refused += 1;
+        if now.saturating_duration_since(self.epoch.start) < SETTLE {
+            return;
+        }
+        let Epoch { accepted, refused, .. } = self.epoch;
+        if refused as f64 <= RARE * (accepted + refused) as f64 {
+            self.epoch = Epoch::new(now);
             return;
         }
         let (measured, trust) = self.measure(now);
