@@ -76,7 +76,7 @@ pub struct Step {
     /// Entered at this share of the calls the gateway may have in flight. Default 0.8, 0.9, 0.97.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight_share: Option<f64>,
-    /// First-token and total timeouts are multiplied by this, 0.1 to 1. Default 1 at all levels.
+    /// Fixed first-token, idle and total timeouts are multiplied by this, 0.1 to 1. Default 1 at all levels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shorten_timeouts: Option<f64>,
     /// Which new calls are refused. Default nothing, bulk, bulk.

@@ -21,8 +21,7 @@ use tidegate_core::Priority;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Bytes that bodies and buffers of calls may take together; at most half of what the machine
-    /// or container has is used. Default "512MiB": two thousand calls of 256 KiB, or thirty of
+    /// Bytes that the request bodies of calls in flight may take together. Default "512MiB": two thousand calls of 256 KiB, or thirty of
     /// the largest bodies that are taken, and little beside what any machine has today.
     #[serde(with = "setting::size")]
     #[schemars(with = "String")]
@@ -43,13 +42,6 @@ pub struct Full {
 }
 
 impl Options {
-    /// These settings on a machine or in a container of `memory_bytes`: half of it stays for code,
-    /// connections, caches and the allocator.
-    pub fn within(self, memory_bytes: u64) -> Self {
-        let half = usize::try_from(memory_bytes / 2).unwrap_or(usize::MAX);
-        Self { budget: self.budget.min(half) }
-    }
-
     /// Asks to take in `more_bytes` for a call of `class` while `held_bytes` are held.
     ///
     /// # Errors
@@ -99,13 +91,6 @@ mod tests {
         check(999, 1, "i");
         check(999, 2, "");
         check(usize::MAX, 1, "");
-    }
-
-    #[test]
-    fn a_small_container_lowers_the_budget() {
-        let within = |memory| Options::default().within(memory).budget;
-        assert_eq!(within(256 << 20), 128 << 20);
-        assert_eq!(within(64 << 30), 512 << 20);
     }
 
     #[test]

@@ -101,6 +101,10 @@ pub(crate) fn for_batch(
     }
     settings.retry.max_attempts = flags.max_attempts;
     let mut builder = builder(settings);
+    if let Some(concurrency) = flags.concurrency {
+        // The job bounds its rows itself; the gateway's own bound is for callers.
+        builder = builder.max_in_flight((concurrency as usize).max(10_000) + 1);
+    }
     if let Some(name) = way.any_model {
         builder = builder.any_model(name);
     }

@@ -75,7 +75,9 @@ impl State {
 
     /// What the line has to know of `call`.
     pub(super) fn entry(&self, call: &Call, now: Instant) -> Entry {
-        let known = self.attempts > 0;
+        // A patient call is sent up to its deadline: nobody hears of it in vain.
+        let patient = call.patience == Patience::Free;
+        let known = self.attempts > 0 && !patient;
         let service = if known { self.latency.cost(now) } else { 0.0 };
         Entry {
             class: call.priority,
@@ -84,7 +86,7 @@ impl State {
             weight: 1,
             deadline: call.deadline,
             service: Duration::try_from_secs_f64(service).unwrap_or_default(),
-            patient: call.patience == Patience::Free,
+            patient,
         }
     }
 
