@@ -96,7 +96,14 @@ impl fmt::Display for Status {
             writeln!(f, "  go on: {}", self.command)?;
         }
         if self.failed > 0 {
-            writeln!(f, "  run the failed again: tidegate batch retry {}", self.manifest.input)?;
+            let Manifest { input, output, arguments, .. } = &self.manifest;
+            // The run directory follows the output: without its name another job would be meant.
+            let is_named = |said: &String| said.starts_with("-o") || said.starts_with("--output");
+            let output = match arguments.iter().any(is_named) {
+                true => format!(" -o {output}"),
+                false => String::new(),
+            };
+            writeln!(f, "  run the failed again: tidegate batch retry {input}{output}")?;
         }
         Ok(())
     }

@@ -117,3 +117,14 @@ fn nobody_there_is_6_and_a_wrong_key_is_4() {
     let base = format!("http://{address}/v1");
     check(&batch(dir.path(), &["data.jsonl", "--base-url", &base]), 4, &["OPENAI_API_KEY"]);
 }
+
+#[test]
+fn status_of_a_named_output_hinted_at_another_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n{\"messages\":[]}\n";
+    fs::write(dir.path().join("data.jsonl"), rows).unwrap();
+    check(&batch(dir.path(), &["data.jsonl", "-o", "other.jsonl"]), 3, &[]);
+    let status = batch(dir.path(), &["status", "data.jsonl", "-o", "other.jsonl"]);
+    let said = String::from_utf8_lossy(&status.stdout);
+    assert!(said.contains("batch retry data.jsonl -o other.jsonl"), "{said}");
+}
