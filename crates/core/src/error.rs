@@ -102,8 +102,8 @@ impl Clock {
 
 /// What an attempt's end says about the upstream (SPEC §6.1).
 ///
-/// Breakers count `Fault` and `Timeout`; limiters learn from `Capacity`; nothing else blames
-/// the upstream.
+/// Breakers count `Fault`, `Timeout` and, of `Capacity`, a 503; limiters learn from `Capacity`;
+/// nothing else blames the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     /// The caller's request is at fault (400, 404, 413, 422 …).

@@ -21,6 +21,9 @@
 //!   +---- reopens, paced; after 5 s without a refusal the pace grows faster <---- Shut
 //! ```
 //!
+//! A refusal that names no wait, while others are let in, shuts nothing: up to one in ten is the
+//! concurrency limit's to answer, beyond that the pace goes a bit below what was accepted.
+//!
 //! Told rates (`requests_per_minute` and kin, or what answer headers say) only ever lower the
 //! pace. Our own allowance is a tenth of a second deep and starts empty: a limit of 6,000 per
 //! minute never lets 6,000 go at once.
