@@ -1,8 +1,8 @@
 //! What is sent: bodies made once, before the run.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use std::io::BufRead;
+use std::io::{BufRead, Write};
 use tidegate_core::Operation;
 
 /// Most bytes of a file of prompts.
@@ -12,11 +12,11 @@ const NUMBER: &str = "{{number}}";
 
 /// Bodies, sent in turn.
 #[derive(Clone, Debug)]
-pub struct Bodies(Vec<Pieces>);
+pub struct Bodies(pub(crate) Vec<Pieces>);
 
 /// A body cut where the request's number goes; one piece when it goes nowhere.
 #[derive(Clone, Debug)]
-struct Pieces(Vec<Bytes>);
+pub(crate) struct Pieces(Vec<Bytes>);
 
 /// What every body has in common.
 #[derive(Clone, Debug)]
@@ -56,10 +56,11 @@ impl Bodies {
             if bytes > MAX_FILE_BYTES {
                 return Err("it is longer than 1 GiB; give a part of it".into());
             }
-            if line.trim().is_empty() {
+            let line = line.trim_start_matches('\u{feff}').trim();
+            if line.is_empty() {
                 continue;
             }
-            let value = serde_json::from_str(&line)
+            let value = serde_json::from_str(line)
                 .map_err(|error| format!("line {at} is not JSON: {error}"))?;
             let body = shape.body_from(value).map_err(|why| format!("line {at} {why}"))?;
             bodies.push(Pieces::cut(&body));
@@ -79,30 +80,37 @@ impl Bodies {
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// The body of request `number`; shared unless the number is in it.
-    pub(crate) fn get(&self, number: u64) -> Bytes {
-        let Pieces(pieces) = &self.0[(number % self.0.len() as u64) as usize];
-        let (first, rest) = pieces.split_first().expect("a cut leaves a piece");
-        if rest.is_empty() {
-            return first.clone();
-        }
-        let number = number.to_string();
-        let len = pieces.iter().map(Bytes::len).sum::<usize>() + number.len() * rest.len();
-        let mut whole = BytesMut::with_capacity(len);
-        whole.extend_from_slice(first);
-        for piece in rest {
-            whole.extend_from_slice(number.as_bytes());
-            whole.extend_from_slice(piece);
-        }
-        whole.freeze()
-    }
 }
 
 impl Pieces {
     fn cut(body: &Map<String, Value>) -> Self {
         let text = serde_json::to_string(body).expect("JSON can be written");
         Self(text.split(NUMBER).map(|piece| Bytes::copy_from_slice(piece.as_bytes())).collect())
+    }
+
+    /// The body, when the number is not in it.
+    pub(crate) fn whole(&self) -> Option<&Bytes> {
+        match &self.0[..] {
+            [whole] => Some(whole),
+            _ => None,
+        }
+    }
+
+    /// Length of the body of request `number`.
+    pub(crate) fn len(&self, number: u64) -> usize {
+        let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
+        self.0.iter().map(Bytes::len).sum::<usize>() + digits * (self.0.len() - 1)
+    }
+
+    /// Appends the body of request `number`.
+    pub(crate) fn write(&self, number: u64, into: &mut Vec<u8>) {
+        for (at, piece) in self.0.iter().enumerate() {
+            if at > 0 {
+                // Writing to a vector cannot fail.
+                let _ = write!(into, "{number}");
+            }
+            into.extend_from_slice(piece);
+        }
     }
 }
 
@@ -157,12 +165,14 @@ impl Shape {
             body.insert(name.into(), max_tokens.into());
         }
         body.remove("stream");
-        body.remove("stream_options");
         if self.stream {
             body.insert("stream".into(), true.into());
-            if self.operation != Operation::Responses {
+            // A body's own options stand: a server that knows none must not be asked.
+            if self.operation != Operation::Responses && !body.contains_key("stream_options") {
                 body.insert("stream_options".into(), json!({"include_usage": true}));
             }
+        } else {
+            body.remove("stream_options");
         }
         body
     }
@@ -184,8 +194,14 @@ mod tests {
 
     fn check(operation: Operation, line: &str, expected: Value) {
         let bodies = Bodies::read(line.as_bytes(), &shape(operation)).unwrap();
-        let body: Value = serde_json::from_slice(&bodies.get(0)).unwrap();
-        assert_eq!(body, expected, "{line}");
+        assert_eq!(body(&bodies, 0), expected, "{line}");
+    }
+
+    fn body(bodies: &Bodies, number: u64) -> Value {
+        let mut body = Vec::new();
+        bodies.0[0].write(number, &mut body);
+        assert_eq!(body.len(), bodies.0[0].len(number));
+        serde_json::from_slice(&body).unwrap()
     }
 
     #[test]
@@ -203,7 +219,10 @@ mod tests {
         own["model"] = "m".into();
         let shape = Shape { overrides_model: true, ..shape(chat) };
         let bodies = Bodies::read(line.as_bytes(), &shape).unwrap();
-        assert_eq!(serde_json::from_slice::<Value>(&bodies.get(0)).unwrap(), own);
+        assert_eq!(body(&bodies, 0), own);
+        own["model"] = "mine".into();
+        own["stream_options"] = json!({"include_usage": false});
+        check(chat, &own.to_string(), own);
         check(Operation::Embeddings, r#""hi""#, json!({"model": "m", "input": "hi"}));
         let responses =
             json!({"model": "m", "input": "hi", "max_output_tokens": 8, "stream": true});
@@ -227,9 +246,10 @@ mod tests {
     fn numbers_make_bodies_differ() {
         let shape = Shape { stream: false, ..shape(Operation::Completions) };
         let bodies = Bodies::prompt("{{number}} and {{number}}", &shape);
-        let body: Value = serde_json::from_slice(&bodies.get(42)).unwrap();
-        assert_eq!(body["prompt"], "42 and 42");
-        let same = Bodies::prompt("plain", &shape);
-        assert_eq!(same.get(1).as_ptr(), same.get(2).as_ptr());
+        for number in [0, 9, 10, 42, 1000] {
+            assert_eq!(body(&bodies, number)["prompt"], format!("{number} and {number}"));
+        }
+        assert!(bodies.0[0].whole().is_none());
+        assert!(Bodies::prompt("plain", &shape).0[0].whole().is_some());
     }
 }

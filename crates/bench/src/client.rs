@@ -1,34 +1,45 @@
-//! Writes requests and keeps unused connections; no policy, no limit but the load's own.
+//! What all that send share: where to, what, and how an answer is read.
 
-use crate::{Error, Headers, Target, connection::Connection, content::Content};
+use crate::{
+    Error, Headers, Target,
+    bodies::Bodies,
+    connection::Connection,
+    content::Content,
+    http2,
+    requests::{self, Requests},
+};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri,
     header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT},
 };
 use http_body_util::Full;
-use parking_lot::Mutex;
 use serde::Deserialize;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tidegate_core::{Operation, Secret};
 use tokio::time::timeout;
 
-/// How long a server has to say which models it has.
-const DISCOVERY: Duration = Duration::from_secs(10);
+/// How long a server has to take a first connection, and to say which models it has.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// Longest list of models.
 const MAX_LIST_BYTES: usize = 4 << 20;
 
 /// Sends requests of one kind to one server.
 pub(crate) struct Client {
     target: Target,
-    path: Uri,
-    headers: HeaderMap,
-    key: Option<Secret<String>>,
+    pub(crate) requests: Requests,
     pub(crate) content: Content,
     pub(crate) is_stream: bool,
-    /// The latest used last. As many as were ever in use at once, which the load bounds.
-    #[expect(clippy::vec_box, reason = "it is moved on every request, and large")]
-    idle: Mutex<Vec<Box<Connection>>>,
+    key: Option<Secret<String>>,
+    /// For HTTP/2; over HTTP/1.1 each worker has a connection of its own.
+    pub(crate) shared: Option<SharedConnections>,
+}
+
+/// What HTTP/2 needs beside the body.
+pub(crate) struct SharedConnections {
+    pub(crate) connections: http2::Connections,
+    url: Uri,
+    headers: HeaderMap,
 }
 
 impl Client {
@@ -36,49 +47,58 @@ impl Client {
         target: Target,
         operation: Operation,
         headers: &Headers,
+        bodies: Bodies,
         is_stream: bool,
     ) -> Self {
         let accept = if is_stream { "text/event-stream" } else { "application/json" };
+        let path = target.path(operation.path());
+        let mut map = written(&target, headers, accept);
+        let requests = Requests::new(&path, &map, bodies);
+        map.remove(HOST);
         Self {
-            path: target.path(operation.path()),
-            headers: written(&target, headers, accept),
+            requests,
             key: headers.key.clone(),
             content: Content::of(operation),
             is_stream,
-            idle: Mutex::default(),
+            shared: target.is_http2().then(|| SharedConnections {
+                connections: http2::Connections::default(),
+                url: target.url_of(operation.path()),
+                headers: map,
+            }),
             target,
         }
     }
 
-    pub(crate) fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.path.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
-    }
-
-    /// An unused connection: the latest used, the least likely to have been closed.
-    pub(crate) fn take(&self) -> Option<Box<Connection>> {
-        loop {
-            let mut connection = self.idle.lock().pop()?;
-            if connection.is_ready() {
-                return Some(connection);
+    /// Opens the first connection, so that a server that is not there is found out before a run.
+    ///
+    /// # Errors
+    ///
+    /// Why nobody answers, in words.
+    pub(crate) async fn probe(&self) -> Result<Option<Connection>, String> {
+        let first = async {
+            match &self.shared {
+                None => Ok(Some(self.open().await?)),
+                Some(shared) => {
+                    shared.connections.slot(async || self.open_shared().await).await?;
+                    Ok(None)
+                }
             }
-        }
+        };
+        timeout(FIRST_ANSWER, first).await.unwrap_or_else(|_| Err(too_late()))
     }
 
-    /// Keeps a connection whose answer was read to its end.
-    pub(crate) fn give_back(&self, mut connection: Box<Connection>) {
-        if connection.is_ready() {
-            self.idle.lock().push(connection);
-        }
+    /// # Errors
+    ///
+    /// Why there is no connection, in words.
+    pub(crate) async fn open(&self) -> Result<Connection, String> {
+        self.target.dial().await.map(Connection::new)
     }
 
-    /// Opens a connection; the error in words.
-    pub(crate) async fn open(&self) -> Result<Box<Connection>, String> {
-        let stream = self.target.dial().await.map_err(|error| error.to_string())?;
-        Connection::open(stream).await.map_err(|error| error.to_string())
+    /// # Errors
+    ///
+    /// Why there is no connection, in words.
+    pub(crate) async fn open_shared(&self) -> Result<Arc<http2::Connection>, String> {
+        http2::Connection::open(self.target.dial().await?).await
     }
 
     /// A server's words without our key, which some repeat.
@@ -90,42 +110,81 @@ impl Client {
     }
 }
 
+impl SharedConnections {
+    pub(crate) fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+        http2_request(Method::POST, &self.url, &self.headers, body)
+    }
+}
+
+fn http2_request(
+    method: Method,
+    url: &Uri,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.uri_mut() = url.clone();
+    *request.headers_mut() = headers.clone();
+    request
+}
+
 /// The first model a server lists.
 ///
 /// # Errors
 ///
-/// When it cannot be reached, or lists none; then the model has to be named.
+/// When it cannot be reached, refuses the key, or lists none; then the model has to be named.
 pub async fn discover_model(target: &mut Target, headers: &Headers) -> Result<String, Error> {
     target.resolve().await?;
-    let unreachable =
-        |why: String| Error::Unreachable(format!("{} does not answer: {why}", target.url));
-    let listed = async {
-        let stream = target.dial().await.map_err(|error| unreachable(error.to_string()))?;
-        let mut connection =
-            Connection::open(stream).await.map_err(|error| unreachable(error.to_string()))?;
-        let mut request = Request::new(Full::new(Bytes::new()));
-        *request.uri_mut() = target.path("/models");
-        *request.headers_mut() = written(target, headers, "application/json");
-        let response = connection
-            .exchange(request)
-            .await
-            .map_err(|_| unreachable("the connection ended without an answer".into()))?;
-        let status = response.status();
-        let mut body = response.into_body();
-        let mut list = Vec::new();
-        while let Some(Ok(chunk)) = connection.chunk(&mut body).await {
-            list.extend_from_slice(&chunk[..chunk.len().min(MAX_LIST_BYTES - list.len())]);
+    let listed = timeout(FIRST_ANSWER, list(target, headers));
+    let (status, list) = listed
+        .await
+        .unwrap_or_else(|_| Err(too_late()))
+        .map_err(|why| Error::Unreachable(format!("nobody answers at {}: {why}", target.url)))?;
+    let asked = format!("GET {}/models", target.url);
+    if matches!(status, 401 | 403) {
+        return Err(Error::Refused(format!(
+            "{asked} is refused with status {status}: check the key, or name a --model"
+        )));
+    }
+    first_model(&list).ok_or_else(|| {
+        Error::Invalid(format!("--model is missing, and {asked} lists none (status {status})"))
+    })
+}
+
+fn too_late() -> String {
+    format!("no answer within {} s", FIRST_ANSWER.as_secs())
+}
+
+/// Asks for the models; status and body.
+async fn list(target: &Target, headers: &Headers) -> Result<(u16, Vec<u8>), String> {
+    const NO_ANSWER: &str = "it ended the connection without an answer";
+    let mut map = written(target, headers, "application/json");
+    let stream = target.dial().await?;
+    let mut body = Vec::new();
+    let room = |body: &Vec<u8>, chunk: &[u8]| chunk.len().min(MAX_LIST_BYTES - body.len());
+    if target.is_http2() {
+        map.remove(HOST);
+        let url = target.url_of("/models");
+        let request = http2_request(Method::GET, &url, &map, Bytes::new());
+        let connection = http2::Connection::open(stream).await?;
+        let answer = http2::Slot::on(connection).exchange(request).await;
+        let (head, mut answer) = answer.map_err(|_| NO_ANSWER.to_owned())?;
+        while let Ok(true) = answer.chunk().await {
+            body.extend_from_slice(&answer.held[..room(&body, &answer.held)]);
         }
-        first_model(&list).ok_or_else(|| {
-            Error::Invalid(format!(
-                "--model is missing, and GET {}/models lists none (status {})",
-                target.url,
-                status.as_u16()
-            ))
-        })
-    };
-    let late = || unreachable(format!("no answer within {} s", DISCOVERY.as_secs()));
-    timeout(DISCOVERY, listed).await.unwrap_or_else(|_| Err(late()))
+        return Ok((head.status, body));
+    }
+    let mut connection = Connection::new(stream);
+    let mut request = requests::head("GET", &target.path("/models"), &map);
+    request.extend_from_slice(b"\r\n");
+    let head = connection.exchange(&request).await.map_err(|_| NO_ANSWER.to_owned())?;
+    while let Ok(Some(piece)) = connection.chunk().await {
+        let chunk = connection.bytes(piece);
+        body.extend_from_slice(&chunk[..room(&body, chunk)]);
+    }
+    Ok((head.status, body))
 }
 
 fn first_model(list: &[u8]) -> Option<String> {

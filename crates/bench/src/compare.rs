@@ -3,11 +3,17 @@
 use crate::{Report, Summary, show};
 use std::fmt::Write;
 
+/// A percentile counts when so many times lie beyond it: the outermost ones are a handful of
+/// requests, and differ between two runs of the same thing.
+const BEYOND: f64 = 5.0;
+
 /// Two reports, figure by figure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
     figures: Vec<Figure>,
     differences: Vec<String>,
+    /// Of the two reports, in their order.
+    warnings: [Vec<String>; 2],
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -17,8 +23,7 @@ struct Figure {
     after: f64,
     unit: Unit,
     better: Better,
-    /// Whether it takes part in [`Comparison::worse_than`]: the outermost percentiles are a
-    /// handful of requests, and differ between two runs of the same thing.
+    /// Whether it takes part in [`Comparison::worse_than`].
     is_judged: bool,
 }
 
@@ -54,18 +59,20 @@ pub fn compare(before: &Report, after: &Report) -> Comparison {
     add("dropped", both.map(dropped_percent), Percent, Less);
     for (name, pick) in KINDS {
         let [Some(before), Some(after)] = both.map(pick) else { continue };
-        for (share, of) in SHARES {
+        let count = before.count.min(after.count) as f64;
+        for (name_of_share, share, of) in SHARES {
             figures.push(Figure {
-                name: format!("{name} {share}"),
+                name: format!("{name} {name_of_share}"),
                 before: of(before),
                 after: of(after),
                 unit: Millis,
                 better: Less,
-                is_judged: !matches!(share, "p99.9" | "max"),
+                is_judged: share <= 0.99 && count * (1.0 - share) >= BEYOND - 1e-6,
             });
         }
     }
-    Comparison { figures, differences: differences(before, after) }
+    let warnings = both.map(|report| report.warnings.clone());
+    Comparison { figures, differences: differences(before, after), warnings }
 }
 
 type Pick = fn(&Report) -> Option<&Summary>;
@@ -79,14 +86,14 @@ const KINDS: [(&str, Pick); 6] = [
     ("refusal", |report| report.latency.refusal.as_ref()),
 ];
 
-type Share = fn(&Summary) -> f64;
+type Time = fn(&Summary) -> f64;
 
-const SHARES: [(&str, Share); 5] = [
-    ("p50", |times| times.p50_ms),
-    ("p90", |times| times.p90_ms),
-    ("p99", |times| times.p99_ms),
-    ("p99.9", |times| times.p999_ms),
-    ("max", |times| times.max_ms),
+const SHARES: [(&str, f64, Time); 5] = [
+    ("p50", 0.5, |times| times.p50_ms),
+    ("p90", 0.9, |times| times.p90_ms),
+    ("p99", 0.99, |times| times.p99_ms),
+    ("p99.9", 0.999, |times| times.p999_ms),
+    ("max", 1.0, |times| times.max_ms),
 ];
 
 fn dropped_percent(report: &Report) -> Option<f64> {
@@ -103,11 +110,16 @@ fn differences(before: &Report, after: &Report) -> Vec<String> {
             ("operation", setup.operation.clone()),
             ("model", setup.model.clone()),
             ("stream", setup.stream.to_string()),
+            ("protocol", setup.protocol.clone()),
             ("load", setup.load.clone()),
             ("rate", setup.rate_per_s.map_or("none".into(), |rate| rate.to_string())),
             ("arrivals", setup.arrivals.clone().unwrap_or("none".into())),
             ("concurrency", setup.concurrency.to_string()),
             ("prompts", setup.bodies.to_string()),
+            ("requests", setup.requests.map_or("by time".into(), |n| n.to_string())),
+            ("duration", seconds_unless(setup.duration_s, setup.requests)),
+            ("warm-up", format!("{} s", setup.warmup_s)),
+            ("seed", setup.rate_per_s.map_or("none".into(), |_| setup.seed.to_string())),
             ("timeout", format!("{} s", setup.timeout_s)),
             ("slo", setup.slo.clone().unwrap_or("none".into())),
         ]
@@ -117,6 +129,11 @@ fn differences(before: &Report, after: &Report) -> Vec<String> {
         .filter(|(a, b)| a.1 != b.1)
         .map(|((name, a), (_, b))| format!("{name} {a} and {b}"))
         .collect()
+}
+
+/// The length of a run by number is nobody's choice.
+fn seconds_unless(seconds: f64, requests: Option<u64>) -> String {
+    requests.map_or_else(|| format!("{seconds} s"), |_| "as it takes".into())
 }
 
 impl Figure {
@@ -156,7 +173,7 @@ impl Figure {
 
 impl Comparison {
     /// Figures that are worse in the second report by more than `bound` (0.1 is a tenth): the
-    /// rates, the shares, and percentiles up to the 99th.
+    /// rates, the shares, and percentiles up to the 99th with five times beyond them.
     pub fn worse_than(&self, bound: f64) -> Vec<&str> {
         self.figures
             .iter()
@@ -185,6 +202,11 @@ impl Comparison {
         }
         if !self.differences.is_empty() {
             let _ = writeln!(out, "\nnot the same load: {}", self.differences.join("; "));
+        }
+        for (name, warnings) in names.iter().zip(&self.warnings) {
+            for warning in warnings {
+                let _ = writeln!(out, "\nWARNING of {name}: {warning}");
+            }
         }
         out
     }

@@ -1,17 +1,17 @@
 //! One request and its answer: the times, the bytes and the tokens, and how it ended.
 
 use crate::{
+    alarm::Alarm,
+    channel::{Channel, Lost, Sent},
     client::Client,
-    connection::{Connection, Failure},
+    connection::{Connection, Cut, Failure},
+    head::Head,
 };
-use bytes::Bytes;
-use http::{Response, StatusCode, header::CONTENT_TYPE};
-use hyper::body::Incoming;
 use serde::{Deserialize, de::IgnoredAny};
-use std::{error::Error as _, io, time::Duration};
+use std::time::Duration;
 use tidegate_core::Usage;
 use tidegate_wire::{classify, sse::Scanner, usage};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// Bytes of an unary answer that are looked into; more are counted only.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -43,7 +43,7 @@ pub(crate) enum Class {
     StreamError,
     /// The answer broke off.
     Truncated,
-    /// An answer that is none: a redirect, not JSON, not a stream.
+    /// An answer that is none: a redirect, not JSON, not a stream, an error with status 200.
     Invalid,
 }
 
@@ -84,8 +84,8 @@ impl Class {
         matches!(self, Self::RateLimited | Self::Unavailable)
     }
 
-    const fn of(status: StatusCode) -> Self {
-        match status.as_u16() {
+    const fn of(status: u16) -> Self {
+        match status {
             200..=299 => Self::Ok,
             429 => Self::RateLimited,
             503 | 529 => Self::Unavailable,
@@ -120,27 +120,57 @@ pub(crate) struct Ended {
     pub(crate) sent_bytes: u64,
 }
 
-/// Sends `body` and reads the answer, within `patience`.
-pub(crate) async fn exchange(client: &Client, body: Bytes, patience: Duration) -> Ended {
-    let began = Instant::now();
-    let mut seen = Ended {
-        class: Class::Timeout,
-        message: None,
-        at: began,
-        connect: None,
-        is_answered: false,
-        has_retry_after: false,
-        first_token: None,
-        last_token: None,
-        token_events: 0,
-        gaps: Vec::new(),
-        usage: None,
-        received_bytes: 0,
-        sent_bytes: body.len() as u64,
-    };
-    seen.class = match timeout_at(began + patience, send(client, body, &mut seen)).await {
-        Ok(class) => class,
-        Err(_) => seen.said(Class::Timeout, waited_for(&seen)),
+impl Ended {
+    /// Nothing yet; `gaps` is room to use again.
+    fn new(at: Instant, mut gaps: Vec<u32>) -> Self {
+        gaps.clear();
+        Self {
+            class: Class::Timeout,
+            message: None,
+            at,
+            connect: None,
+            is_answered: false,
+            has_retry_after: false,
+            first_token: None,
+            last_token: None,
+            token_events: 0,
+            gaps,
+            usage: None,
+            received_bytes: 0,
+            sent_bytes: 0,
+        }
+    }
+}
+
+/// What a worker keeps from one request to the next.
+#[derive(Default)]
+pub(crate) struct Kept {
+    connection: Option<Connection>,
+    pub(crate) gaps: Vec<u32>,
+    alarm: Alarm,
+    scratch: Vec<u8>,
+}
+
+impl Kept {
+    pub(crate) fn of(connection: Option<Connection>) -> Self {
+        Self { connection, ..Self::default() }
+    }
+}
+
+/// Sends request `number` and reads the answer, within `patience`.
+pub(crate) async fn exchange(
+    client: &Client,
+    number: u64,
+    patience: Duration,
+    began: Instant,
+    kept: &mut Kept,
+) -> Ended {
+    let Kept { connection, gaps, alarm, scratch } = kept;
+    let mut seen = Ended::new(began, std::mem::take(gaps));
+    let answered = send(client, number, connection, scratch, &mut seen);
+    seen.class = match alarm.within(began + patience, answered).await {
+        Some(class) => class,
+        None => seen.said(Class::Timeout, waited_for(&seen)),
     };
     seen.at = Instant::now();
     seen
@@ -154,138 +184,124 @@ const fn waited_for(seen: &Ended) -> &'static str {
     }
 }
 
-async fn send(client: &Client, body: Bytes, seen: &mut Ended) -> Class {
-    let mut connection = match client.take() {
-        Some(connection) => connection,
-        None => match open(client, seen).await {
-            Ok(connection) => connection,
-            Err(class) => return class,
-        },
-    };
-    let mut answer = connection.exchange(client.request(body.clone())).await;
-    if matches!(answer, Err(Failure::Unsent(_))) && seen.connect.is_none() {
-        // The server closed it while it was unused: every client opens another.
-        connection = match open(client, seen).await {
-            Ok(connection) => connection,
-            Err(class) => return class,
-        };
-        answer = connection.exchange(client.request(body)).await;
-    }
-    match answer {
-        Ok(response) => read(client, connection, response, seen).await,
-        Err(Failure::Unsent(error) | Failure::Broken(error)) => {
-            seen.said(Class::Reset, &reason(error.as_ref()))
-        }
-    }
-}
-
-async fn open(client: &Client, seen: &mut Ended) -> Result<Box<Connection>, Class> {
-    let before = Instant::now();
-    match client.open().await {
-        Ok(connection) => {
-            seen.connect = Some(before.elapsed());
-            Ok(connection)
-        }
-        Err(why) => Err(seen.said(Class::Connect, &why)),
-    }
-}
-
-async fn read(
+async fn send(
     client: &Client,
-    connection: Box<Connection>,
-    response: Response<Incoming>,
+    number: u64,
+    kept: &mut Option<Connection>,
+    scratch: &mut Vec<u8>,
     seen: &mut Ended,
 ) -> Class {
-    seen.is_answered = true;
-    let (head, body) = response.into_parts();
-    let class = Class::of(head.status);
-    if class == Class::Ok && client.is_stream {
-        let kind = head.headers.get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
-        if !kind.starts_with(b"text/event-stream") {
-            return seen.said(Class::Invalid, "the answer to a streaming request is no stream");
+    let sent = Sent { connect: &mut seen.connect, bytes: &mut seen.sent_bytes };
+    let (head, channel) = match Channel::send(client, number, kept.take(), scratch, sent).await {
+        Ok(answer) => answer,
+        Err(Lost::Unconnected(why)) => return seen.said(Class::Connect, &why),
+        Err(Lost::Failed(Failure::Unsent(why) | Failure::Broken(why))) => {
+            return seen.said(Class::Reset, &why);
         }
-        return read_events(client, connection, body, seen).await;
+        Err(Lost::Failed(Failure::Odd(why))) => return seen.said(Class::Invalid, why),
+    };
+    seen.is_answered = true;
+    seen.has_retry_after = head.has_retry_after;
+    let class = Class::of(head.status);
+    if class != Class::Ok || !client.is_stream {
+        return read_whole(client, head, class, channel, kept, seen).await;
     }
-    seen.has_retry_after =
-        ["retry-after", "retry-after-ms"].iter().any(|name| head.headers.contains_key(*name));
-    let (whole, is_cut) = read_whole(client, connection, body, seen).await;
-    if class != Class::Ok {
-        let words = format!("status {}{}", head.status.as_u16(), words(&whole));
-        return seen.said(class, &client.redacted(&words));
+    if !head.is_event_stream {
+        return seen.said(Class::Invalid, "the answer to a streaming request is no stream");
     }
-    if let Some(why) = is_cut {
-        return seen.said(Class::Truncated, &why);
-    }
-    if whole.len() < MAX_BODY_BYTES && serde_json::from_slice::<IgnoredAny>(&whole).is_err() {
-        return seen.said(Class::Invalid, "the answer is not JSON");
-    }
-    seen.usage = usage::read(&whole);
-    Class::Ok
+    read_events(client, channel, kept, seen).await
 }
 
-/// Reads a body to its end; the second is why it has none.
+/// Reads a body to its end and judges it; where it came in one piece, where it lies.
 async fn read_whole(
     client: &Client,
-    mut connection: Box<Connection>,
-    mut body: Incoming,
+    head: Head,
+    class: Class,
+    mut channel: Channel,
+    kept: &mut Option<Connection>,
     seen: &mut Ended,
-) -> (Bytes, Option<String>) {
-    let mut whole = Bytes::new();
+) -> Class {
     let mut grown = Vec::new();
-    loop {
-        let chunk = match connection.chunk(&mut body).await {
-            Some(Ok(chunk)) => chunk,
-            Some(Err(error)) => return (whole, Some(reason(error.as_ref()))),
-            None => break,
-        };
-        seen.received_bytes += chunk.len() as u64;
-        if whole.is_empty() && grown.is_empty() {
-            whole = chunk;
-            continue;
+    let (cut, whole) = loop {
+        match channel.chunk().await {
+            Ok(None) => break (None, None),
+            Err(cut) => break (Some(cut), None),
+            Ok(Some(piece)) => {
+                seen.received_bytes += piece.len() as u64;
+                if grown.is_empty() && channel.is_at_end() {
+                    break (None, Some(piece));
+                }
+                let bytes = channel.bytes(piece);
+                let room = MAX_BODY_BYTES - grown.len();
+                grown.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
         }
-        if grown.is_empty() {
-            grown.extend_from_slice(&std::mem::take(&mut whole));
+    };
+    let body = whole.map_or(&grown[..], |piece| channel.bytes(piece));
+    let class = match cut {
+        _ if class != Class::Ok => {
+            let words = format!("status {}{}", head.status, words(body));
+            seen.said(class, &client.redacted(&words))
         }
-        let room = MAX_BODY_BYTES.saturating_sub(grown.len());
-        grown.extend_from_slice(&chunk[..chunk.len().min(room)]);
-    }
-    client.give_back(connection);
-    (if grown.is_empty() { whole } else { grown.into() }, None)
+        Some(cut) => seen.cut(cut),
+        None => seen.body(client, body),
+    };
+    *kept = channel.into_kept();
+    class
 }
 
 async fn read_events(
     client: &Client,
-    mut connection: Box<Connection>,
-    mut body: Incoming,
+    mut channel: Channel,
+    kept: &mut Option<Connection>,
     seen: &mut Ended,
 ) -> Class {
     let mut scanner = Scanner::default();
     let mut end = None;
     loop {
-        let chunk = match connection.chunk(&mut body).await {
-            Some(Ok(chunk)) => chunk,
-            // All has been said: how the connection ends does not matter.
-            Some(Err(_)) if end == Some(Class::Ok) => return Class::Ok,
-            Some(Err(error)) if end.is_none() => {
-                return seen.said(Class::Truncated, &reason(error.as_ref()));
+        match channel.chunk().await {
+            Ok(Some(piece)) => {
+                seen.received_bytes += piece.len() as u64;
+                seen.at = channel.read_at();
+                let bytes = channel.bytes(piece);
+                if scanner.push(bytes, |event| seen.event(client, event, &mut end)).is_err() {
+                    return seen.said(Class::Invalid, "an event is longer than 1 MiB");
+                }
             }
-            Some(Err(_)) => break,
-            None => {
+            Ok(None) => {
                 scanner.finish(|event| seen.event(client, event, &mut end));
-                client.give_back(connection);
+                *kept = channel.into_kept();
                 break;
             }
-        };
-        seen.received_bytes += chunk.len() as u64;
-        seen.at = Instant::now();
-        if scanner.push(&chunk, |event| seen.event(client, event, &mut end)).is_err() {
-            return seen.said(Class::Invalid, "an event is longer than 1 MiB");
+            // All has been said: how the connection ends does not matter.
+            Err(_) if end.is_some() => break,
+            Err(cut) => return seen.cut(cut),
         }
     }
     end.unwrap_or_else(|| seen.said(Class::Truncated, "the stream ended without [DONE]"))
 }
 
 impl Ended {
+    /// Judges the whole body of an answer with status 200.
+    fn body(&mut self, client: &Client, body: &[u8]) -> Class {
+        if body.len() < MAX_BODY_BYTES && serde_json::from_slice::<IgnoredAny>(body).is_err() {
+            return self.said(Class::Invalid, "the answer is not JSON");
+        }
+        if classify::error_event(body).is_some() {
+            let words = format!("an error with status 200{}", words(body));
+            return self.said(Class::Invalid, &client.redacted(&words));
+        }
+        self.usage = usage::read(body);
+        Class::Ok
+    }
+
+    fn cut(&mut self, cut: Cut) -> Class {
+        match cut {
+            Cut::Off(why) => self.said(Class::Truncated, &why),
+            Cut::Odd(why) => self.said(Class::Invalid, why),
+        }
+    }
+
     /// Takes note of an event that came at `self.at`; `end` is what the stream came to so far.
     fn event(&mut self, client: &Client, event: &[u8], end: &mut Option<Class>) {
         if end.is_some_and(|class| class != Class::Ok) {
@@ -346,17 +362,4 @@ fn words(body: &[u8]) -> String {
         Ok(Said::Object { message } | Said::Text(message)) => format!(": {message}"),
         Err(_) => String::new(),
     }
-}
-
-/// The innermost cause, in words.
-fn reason(error: Option<&hyper::Error>) -> String {
-    let Some(error) = error else { return "the connection ended".into() };
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return io.to_string();
-        }
-        source = cause.source();
-    }
-    error.to_string()
 }

@@ -229,6 +229,7 @@ impl Report {
         let rows = [
             ("endpoint", Some(setup.operation.clone())),
             ("model", Some(setup.model.clone())),
+            ("protocol", Some(setup.protocol.clone())),
             ("streamed", Some(if setup.stream { "yes" } else { "no" }.to_owned())),
             ("load", Some(setup.load.clone())),
             ("rate", setup.rate_per_s.map(|rate| format!("{rate}/s"))),
@@ -248,6 +249,7 @@ impl Report {
             ("most in flight seen", Some(show::count(requests.peak_in_flight))),
             ("bytes sent", Some(format!("{}/s", show::bytes(self.rates.bytes_sent)))),
             ("bytes received", Some(format!("{}/s", show::bytes(self.rates.bytes_received)))),
+            ("this tool", self.generator_cost()),
         ];
         out.push_str("<section><h2>Setup</h2><dl>");
         for (name, value) in rows {

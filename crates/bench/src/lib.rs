@@ -3,44 +3,61 @@
 //! Top to bottom:
 //!
 //! - [`run`] puts a load on a server and makes a [`Report`] of what came back;
-//! - `arrivals` says when requests are due, `pacer` waits for it, `run` sends them;
+//! - `arrivals` says when requests are due, `pacer` waits for it, `line` hands them to workers;
+//! - `worker` sends one request after the other, on one connection;
 //! - `exchange` is one request: it reads the answer, takes the times and names how it ended;
-//! - `connection` and `client` are sockets, `content` knows a token from an empty event;
-//! - `recorder` counts, `verdict` sums up, `report` is what is written, and `text`, `html` and
-//!   [`compare`] show it.
+//! - `channel` is what it goes over: `connection` (HTTP/1.1, with `head`) or `http2`;
+//! - `requests` and `bodies` are what is sent, `content` knows a token from an empty event;
+//! - `recorder` counts, `generator` watches the tool itself, `verdict` sums up, `report` is what is
+//!   written, and `text`, `html` and [`compare`] show it.
 //!
 //! # Why a client of its own
 //!
-//! A load generator must not measure itself. There is no pool with a policy here: a request takes
-//! an unused connection or opens one, and connection and request are polled by one task.
+//! A load generator must not measure itself. There is no pool with a policy here: a worker has a
+//! connection or opens one, and polls it itself; what is sent was written before the run, and an
+//! answer is looked at where it lies in the buffer.
+//!
+//! # Cost
+//!
+//! COSTS
 
+mod alarm;
 mod arrivals;
 mod bodies;
+mod channel;
 mod client;
 mod compare;
 mod connection;
 mod content;
 mod exchange;
+mod generator;
+mod head;
 mod html;
+mod http2;
+mod limits;
+mod line;
 mod options;
 mod pacer;
 mod plot;
 mod recorder;
 mod report;
+mod requests;
 mod run;
 mod show;
 mod target;
 mod text;
 mod times;
 mod verdict;
+mod worker;
 
 pub use arrivals::Arrivals;
 pub use bodies::{Bodies, Shape};
 pub use client::discover_model;
 pub use compare::{Comparison, compare};
+pub use limits::raise_file_limit;
 pub use options::{Headers, Load, Options, Slo};
 pub use report::{
-    Latencies, Rates, Refusals, Report, Requests, Sample, Second, Setup, Summary, Tokens,
+    Generator, Latencies, Rates, Refusals, Report, Requests, Sample, Second, Setup, Summary, Tokens,
 };
 pub use run::{Phase, Snapshot, run};
 pub use target::Target;
@@ -52,12 +69,14 @@ pub enum Error {
     Invalid(String),
     /// Nobody answers at the target.
     Unreachable(String),
+    /// The server does not let us in.
+    Refused(String),
 }
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Invalid(why) | Self::Unreachable(why) => f.write_str(why),
+            Self::Invalid(why) | Self::Unreachable(why) | Self::Refused(why) => f.write_str(why),
         }
     }
 }

@@ -52,6 +52,9 @@ impl Options {
             Load::Paced { per_second, workers, .. } => (Some(per_second), workers),
             Load::Closed { workers } => (None, workers),
         };
+        if self.model.is_empty() {
+            return Err("--model must not be empty".into());
+        }
         if rate.is_some_and(|rate| !(0.001..=1e6).contains(&rate)) {
             return Err("--rate must be from 0.001 to 1000000 requests per second".into());
         }
@@ -129,12 +132,20 @@ impl FromStr for Slo {
             let (name, time) = part.split_once('=').ok_or_else(|| {
                 format!("`{part}` is not a bound: write it like \"ttft=500ms,total=5s\"")
             })?;
-            *match name.trim() {
+            let bound = match name.trim() {
                 "ttft" => &mut slo.first_token,
                 "tpot" => &mut slo.per_token,
                 "total" => &mut slo.total,
                 other => return Err(format!("`{other}` is none of ttft, tpot and total")),
-            } = Some(parse_duration(time)?);
+            };
+            if bound.is_some() {
+                return Err(format!("`{}` is given twice", name.trim()));
+            }
+            let time = parse_duration(time)?;
+            if time.is_zero() {
+                return Err(format!("`{}` must be above 0s", name.trim()));
+            }
+            *bound = Some(time);
         }
         Ok(slo)
     }
@@ -223,9 +234,14 @@ mod tests {
     fn bounds_read_and_write() {
         let slo: Slo = "total=5s, ttft=500ms".parse().unwrap();
         assert_eq!(slo.to_string(), "ttft=500ms,total=5s");
-        for (bad, says) in
-            [("ttft", "like"), ("p99=1s", "none of"), ("total=5", "duration"), ("", "like")]
-        {
+        for (bad, says) in [
+            ("ttft", "like"),
+            ("p99=1s", "none of"),
+            ("total=5", "duration"),
+            ("", "like"),
+            ("ttft=1s,ttft=2s", "twice"),
+            ("total=0s", "above"),
+        ] {
             assert!(bad.parse::<Slo>().unwrap_err().contains(says), "{bad}");
         }
     }

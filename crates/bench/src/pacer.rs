@@ -1,116 +1,131 @@
 //! Waits until requests are due.
 //!
-//! # Why a thread
+//! # Why a clock of its own
 //!
 //! The runtime's timer counts in milliseconds, and fires late by one or two: more than a good
-//! gateway adds to a call. A thread that sleeps on the system's clock and looks at it for the last
-//! microseconds is on time, and is not held up by the answers being read. In-process servers are driven by the runtime's timer,
-//! which can be virtual.
+//! gateway adds to a call. Linux's `timerfd` is as precise as the system's clock, and wakes the
+//! thread that sends, in the same wait as its sockets: a thread that sleeps for it would be woken
+//! to wake it. In-process servers are driven by the runtime's timer, which can be virtual; so is
+//! a run on other systems, in milliseconds. How late requests were sent is reported with all of
+//! them.
 
 use crate::arrivals::Schedule;
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    thread,
-    time::Duration,
-};
+use std::io;
 use tokio::{
-    sync::mpsc::{self, error::TrySendError},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 
-/// Due requests that may wait to be taken; more are lost, and counted.
-const MAX_DUE: usize = 1 << 20;
-/// Longest sleep: how late the thread notices that nobody listens any more.
-const NAP: Duration = Duration::from_millis(50);
-/// How late Linux wakes a sleeper, by default: it is asked to wake so much earlier.
-const SLACK: Duration = Duration::from_micros(50);
+/// Requests told in a row, when they are late, before others have a turn.
+const IN_A_ROW: u32 = 16;
 
 /// Tells when the next request is due.
-pub(crate) enum Pacer {
-    Timer { schedule: Schedule, start: Instant },
-    Thread { due: mpsc::Receiver<Instant>, lost: Arc<AtomicU64> },
+pub(crate) struct Pacer {
+    schedule: Schedule,
+    start: Instant,
+    clock: Clock,
+    in_a_row: u32,
+}
+
+enum Clock {
+    Runtime,
+    #[cfg(target_os = "linux")]
+    Timer(timer::Timer),
 }
 
 impl Pacer {
-    pub(crate) const fn on_timer(schedule: Schedule, start: Instant) -> Self {
-        Self::Timer { schedule, start }
+    /// Paced by the runtime's timer.
+    pub(crate) const fn on_runtime(schedule: Schedule, start: Instant) -> Self {
+        Self { schedule, start, clock: Clock::Runtime, in_a_row: 0 }
     }
 
+    /// Paced by the system's clock.
+    ///
     /// # Errors
     ///
-    /// When the system has no thread to give.
-    pub(crate) fn on_thread(schedule: Schedule, start: Instant) -> io::Result<Self> {
-        let (sender, due) = mpsc::channel(MAX_DUE);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&lost);
-        thread::Builder::new().name("pacer".into()).spawn(move || {
-            for due in schedule {
-                let due = start + due;
-                if !nap_until(due, &sender) {
-                    return;
-                }
-                match sender.try_send(due) {
-                    Ok(()) => {}
-                    Err(TrySendError::Full(_)) => drop(counter.fetch_add(1, Relaxed)),
-                    Err(TrySendError::Closed(_)) => return,
-                }
-            }
-        })?;
-        Ok(Self::Thread { due, lost })
+    /// When the system has no timer to give.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn on_clock(schedule: Schedule, start: Instant) -> io::Result<Self> {
+        let clock = Clock::Timer(timer::Timer::new()?);
+        Ok(Self { schedule, start, clock, in_a_row: 0 })
+    }
+
+    /// Paced by the runtime's timer, for want of a better one.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn on_clock(schedule: Schedule, start: Instant) -> io::Result<Self> {
+        Ok(Self::on_runtime(schedule, start))
     }
 
     /// When the next request was due, at or after that time; `None` at the schedule's end.
     ///
-    /// Cancelling the future loses nothing but, on a timer, the request waited for.
-    pub(crate) async fn next(&mut self) -> Option<Instant> {
-        match self {
-            Self::Timer { schedule, start } => {
-                let due = *start + schedule.next()?;
-                sleep_until(due).await;
-                Some(due)
+    /// Must not be dropped half-way: the request waited for would be lost.
+    ///
+    /// # Errors
+    ///
+    /// When the system's timer fails.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Instant>> {
+        let Some(due) = self.next_due() else { return Ok(None) };
+        self.in_a_row += 1;
+        loop {
+            let now = Instant::now();
+            if due <= now && self.in_a_row < IN_A_ROW {
+                return Ok(Some(due));
             }
-            Self::Thread { due, .. } => due.recv().await,
+            self.in_a_row = 0;
+            match &self.clock {
+                _ if due <= now => yield_now().await,
+                Clock::Runtime => sleep_until(due).await,
+                #[cfg(target_os = "linux")]
+                Clock::Timer(timer) => timer.sleep(due - now).await?,
+            }
         }
     }
 
-    /// Requests nobody took in time.
-    pub(crate) fn lost(&self) -> u64 {
-        match self {
-            Self::Timer { .. } => 0,
-            Self::Thread { lost, .. } => lost.load(Relaxed),
-        }
-    }
-
-    /// Those that are due and not taken, at the end of a run.
-    pub(crate) fn left(&mut self) -> Vec<Instant> {
-        match self {
-            Self::Timer { schedule, start } => {
-                let now = Instant::now();
-                schedule.map(|due| *start + due).take_while(|due| *due <= now).collect()
-            }
-            Self::Thread { due, .. } => std::iter::from_fn(|| due.try_recv().ok()).collect(),
-        }
+    /// The next request's time, without waiting for it.
+    pub(crate) fn next_due(&mut self) -> Option<Instant> {
+        Some(self.start + self.schedule.next()?)
     }
 }
 
-/// Whether it is worth to go on: somebody still listens.
-fn nap_until(due: Instant, sender: &mpsc::Sender<Instant>) -> bool {
-    loop {
-        let wait = due.into_std().saturating_duration_since(std::time::Instant::now());
-        if wait.is_zero() {
-            return true;
+#[cfg(target_os = "linux")]
+mod timer {
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+        timerfd_settime,
+    };
+    use std::{io, os::fd::OwnedFd, time::Duration};
+    use tokio::io::{Interest, unix::AsyncFd};
+
+    /// A timer of the system that the runtime waits for.
+    pub(super) struct Timer(AsyncFd<OwnedFd>);
+
+    impl Timer {
+        #[expect(
+            deprecated,
+            reason = "an owned descriptor stays what it is until it is dropped, which is what \
+                      the unsafe form that replaces this one asks its caller to see to"
+        )]
+        pub(super) fn new() -> io::Result<Self> {
+            let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+            let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+            Ok(Self(AsyncFd::with_interest(timer, Interest::READABLE)?))
         }
-        if wait <= SLACK {
-            std::hint::spin_loop();
-            continue;
-        }
-        thread::sleep((wait - SLACK).min(NAP));
-        if sender.is_closed() {
-            return false;
+
+        /// Waits about so long; may end early.
+        ///
+        /// Setting the timer takes back what it told before, so nobody reads it.
+        pub(super) async fn sleep(&self, time: Duration) -> io::Result<()> {
+            const NONE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let late = |_| io::Error::from(io::ErrorKind::InvalidInput);
+            let time = Timespec::try_from(time.max(Duration::from_nanos(1))).map_err(late)?;
+            let once = Itimerspec { it_interval: NONE, it_value: time };
+            timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once)?;
+            self.0.readable().await?.clear_ready();
+            Ok(())
         }
     }
 }

@@ -104,26 +104,19 @@ impl Recorder {
         }
     }
 
-    /// So many were due, and nobody knows when.
-    pub(crate) fn lost(&mut self, count: u64) {
-        self.passed.offered += count;
-        self.requests.dropped += count;
-    }
-
     /// A request is being sent.
     pub(crate) fn began(&mut self, at: Instant) {
-        self.in_flight += 1;
-        self.requests.peak_in_flight = self.requests.peak_in_flight.max(self.in_flight);
         if at >= self.from {
-            let in_flight = self.in_flight;
+            let in_flight = self.in_flight + 1;
             let second = self.second(at);
             second.in_flight = second.in_flight.max(in_flight);
         }
+        self.in_flight += 1;
+        self.requests.peak_in_flight = self.requests.peak_in_flight.max(self.in_flight);
     }
 
     /// A request, due and begun then, has ended.
     pub(crate) fn ended(&mut self, due: Instant, began: Instant, ended: &Ended) {
-        self.in_flight -= 1;
         self.ended += 1;
         let is_good = self.is_good(due, ended);
         if (self.from..self.until).contains(&ended.at) {
@@ -132,12 +125,14 @@ impl Recorder {
         if ended.at >= self.from {
             self.point(due, ended);
         }
+        self.in_flight -= 1;
         if !self.is_measured(due) {
             self.requests.warmup += 1;
             return;
         }
         self.requests.measured += 1;
         self.requests.within_slo += u64::from(is_good);
+        self.requests.answered += u64::from(ended.is_answered);
         self.classes[ended.class as usize] += 1;
         match ended.class {
             Class::Ok => self.requests.ok += 1,
@@ -235,7 +230,9 @@ impl Recorder {
     fn second(&mut self, at: Instant) -> &mut Second {
         let at = self.index(at);
         if self.series.len() <= at {
-            self.series.resize_with(at + 1, Second::default);
+            // Those in flight stay so through seconds in which none is sent.
+            let quiet = Second { in_flight: self.in_flight, ..Second::default() };
+            self.series.resize(at + 1, quiet);
         }
         &mut self.series[at]
     }

@@ -46,6 +46,23 @@ pub struct Report {
     pub latency: Latencies,
     /// One point a second, from the window's start to the last answer.
     pub series: Vec<Second>,
+    /// What the load cost this tool; none when the window was too short to tell, or the server
+    /// is in the same process.
+    #[serde(default)]
+    pub generator: Option<Generator>,
+}
+
+/// What the load cost the tool itself, over the window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generator {
+    /// Threads that sent and read.
+    pub threads: u64,
+    /// Processor time, user and system.
+    pub cpu_s: f64,
+    /// The same per request that ended, in microseconds.
+    pub cpu_us_per_request: Option<f64>,
+    /// Share of the threads' time: from 0.9 on the tool, not the server, is likely the limit.
+    pub busy: f64,
 }
 
 /// What was asked for.
@@ -59,6 +76,9 @@ pub struct Setup {
     pub model: String,
     /// Whether answers were streams.
     pub stream: bool,
+    /// `http/1.1` or `h2`.
+    #[serde(default = "http1")]
+    pub protocol: String,
     /// `open`, `paced` (a schedule with bounded concurrency) or `closed`.
     pub load: String,
     /// Requests per second of the schedule.
@@ -83,6 +103,10 @@ pub struct Setup {
     pub slo: Option<String>,
 }
 
+fn http1() -> String {
+    "http/1.1".into()
+}
+
 /// Requests due in the measured window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Requests {
@@ -92,6 +116,9 @@ pub struct Requests {
     pub ok: u64,
     /// Ended otherwise.
     pub failed: u64,
+    /// Answered at all, if only with an error or in part.
+    #[serde(default)]
+    pub answered: u64,
     /// Answered in full and within the SLO; all that are ok without one.
     pub within_slo: u64,
     /// Due and never sent: the bound of requests in flight was met, or the run ended first.
@@ -276,8 +303,6 @@ impl Report {
 
     /// Whether the server answered anything, if only with an error.
     pub fn has_answers(&self) -> bool {
-        self.classes.iter().any(|(class, count)| {
-            *count > 0 && !["connect", "reset", "timeout"].contains(&&**class)
-        })
+        self.requests.answered > 0
     }
 }

@@ -3,25 +3,25 @@
 use crate::{
     Error, Load, Options, Report, Setup,
     arrivals::Schedule,
-    bodies::Bodies,
     client::Client,
-    exchange::{Class, exchange},
+    exchange::Kept,
+    generator::Effort,
+    line::{Handed, Line},
     pacer::Pacer,
     recorder::Recorder,
     verdict,
+    worker::{Shared, Turns, Worker},
 };
 use parking_lot::Mutex;
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    io,
+    pin::pin,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 use tokio::{
-    sync::Semaphore,
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    task::{JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,8 +30,6 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long requests in flight may go on after a run was stopped, and how long after a run's end
 /// those that are due may wait for a worker.
 const GRACE: Duration = Duration::from_secs(2);
-/// A worker of a closed loop that could not connect waits so long: it would spin otherwise.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,16 +65,6 @@ pub struct Snapshot {
     pub last_second: Option<(f64, f64)>,
 }
 
-/// What sending needs; shared by all that send.
-struct Shared {
-    client: Client,
-    bodies: Bodies,
-    recorder: Mutex<Recorder>,
-    number: AtomicU64,
-    timeout: Duration,
-    stopping: CancellationToken,
-}
-
 /// When requests are sent.
 struct Plan {
     load: Load,
@@ -105,12 +93,13 @@ pub async fn run(
     options.target.resolve().await?;
     let setup = Setup::of(&options);
     let is_virtual = options.target.is_local();
-    let client = Client::new(options.target, options.operation, &options.headers, options.stream);
+    let Options { target, operation, headers, bodies, stream, .. } = options;
+    let client = Client::new(target, operation, &headers, bodies, stream);
     let first = client
-        .open()
+        .probe()
         .await
         .map_err(|why| Error::Unreachable(format!("nobody answers at {}: {why}", setup.url)))?;
-    client.give_back(first);
+    let kept = Kept::of(first);
 
     let started_at = jiff::Timestamp::now().to_string();
     let start = Instant::now();
@@ -121,40 +110,41 @@ pub async fn run(
         Plan { load: options.load, start, from, until, requests, seed: options.seed, is_virtual };
     let shared = Arc::new(Shared {
         client,
-        bodies: options.bodies,
         recorder: Mutex::new(Recorder::new(from, until, options.slo.unwrap_or_default())),
         number: AtomicU64::new(0),
         timeout: options.timeout,
         stopping: stop,
     });
-    let is_whole = conduct(&shared, &plan, on_tick).await?;
+    let mut effort = Effort::new(from, is_virtual);
+    let is_whole = conduct(&shared, &plan, kept, &mut effort, on_tick).await?;
     let mut recorder = shared.recorder.lock();
-    Ok(verdict::report(setup, started_at, &mut recorder, !is_whole))
+    let ended = recorder.ended;
+    Ok(verdict::report(setup, started_at, &mut recorder, effort.finish(ended), !is_whole))
 }
 
 /// Sends, waits and tells; whether it went on to its end.
 async fn conduct(
     shared: &Arc<Shared>,
     plan: &Plan,
+    kept: Kept,
+    effort: &mut Effort,
     mut on_tick: impl FnMut(&Snapshot),
 ) -> Result<bool, Error> {
-    // Aborts what is in flight when it is dropped.
-    let mut flights = JoinSet::new();
-    let mut work = Box::pin(async {
-        match plan.load {
-            Load::Closed { workers } => send_closed(shared, plan, workers, &mut flights),
-            _ => send_scheduled(shared, plan, &mut flights).await?,
-        }
-        while flights.join_next().await.is_some() {}
-        Ok::<(), Error>(())
-    });
+    let mut work = pin!(send_all(shared, plan, kept));
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut give_up = None;
     let ended = loop {
         tokio::select! {
             ended = &mut work => break ended,
-            _ = ticks.tick() => on_tick(&shared.snapshot(plan)),
+            _ = ticks.tick() => {
+                let at = {
+                    let recorder = shared.recorder.lock();
+                    effort.look(recorder.until, recorder.ended);
+                    plan.snapshot(&recorder)
+                };
+                on_tick(&at);
+            }
             () = shared.stopping.cancelled(), if give_up.is_none() => {
                 let now = Instant::now();
                 shared.recorder.lock().close(now);
@@ -163,131 +153,153 @@ async fn conduct(
             () = sleep_until(give_up.unwrap_or(plan.until)), if give_up.is_some() => break Ok(()),
         }
     };
-    drop(work);
-    drop(flights);
     let mut recorder = shared.recorder.lock();
     recorder.requests.unfinished = recorder.in_flight;
     if plan.requests < u64::MAX {
         // All requests asked for were answered before the time was over.
         recorder.close(Instant::now());
     }
-    ended.map(|()| give_up.is_none())
+    let failed = |error| Error::Invalid(format!("no timer for the schedule: {error}"));
+    ended.map(|()| give_up.is_none()).map_err(failed)
 }
 
-/// Workers that send their next request when the last has ended.
-fn send_closed(shared: &Arc<Shared>, plan: &Plan, workers: usize, flights: &mut JoinSet<()>) {
-    let taken = Arc::new(AtomicU64::new(0));
-    let (from, until, requests) = (plan.from, plan.until, plan.requests);
-    for _ in 0..workers {
-        let (shared, taken) = (Arc::clone(shared), Arc::clone(&taken));
-        flights.spawn(async move {
-            loop {
-                let now = Instant::now();
-                if now >= until || shared.stopping.is_cancelled() {
-                    break;
-                }
-                if now >= from && taken.fetch_add(1, Relaxed) >= requests {
-                    break;
-                }
-                if shared.send(now).await == Class::Connect {
-                    sleep(PAUSE).await;
-                }
-            }
-        });
-    }
-}
-
-/// Sends what is due, at once or when a worker is free.
-async fn send_scheduled(
-    shared: &Arc<Shared>,
-    plan: &Plan,
-    flights: &mut JoinSet<()>,
-) -> Result<(), Error> {
-    let (per_second, arrivals, most, waits) = match plan.load {
+/// Sends all requests and waits for their answers. Dropping it ends what is in flight.
+async fn send_all(shared: &Arc<Shared>, plan: &Plan, kept: Kept) -> io::Result<()> {
+    let mut flights = JoinSet::new();
+    match plan.load {
+        Load::Closed { workers } => send_closed(shared, plan, workers, kept, &mut flights),
         Load::Open { per_second, arrivals, max_in_flight } => {
-            (per_second, arrivals, max_in_flight, false)
+            let line = Arc::new(Line::new(max_in_flight, false));
+            let pacer = plan.pacer(arrivals, per_second)?;
+            flights.spawn(send_scheduled(Arc::clone(shared), plan.until, pacer, line, kept));
         }
-        Load::Paced { per_second, arrivals, workers } => (per_second, arrivals, workers, true),
-        Load::Closed { .. } => return Ok(()),
-    };
-    let (from, until) = (plan.from - plan.start, plan.until - plan.start);
-    let schedule = Schedule::new(arrivals, per_second, plan.seed, until, from, plan.requests);
-    let mut pacer = if plan.is_virtual {
-        Pacer::on_timer(schedule, plan.start)
-    } else {
-        Pacer::on_thread(schedule, plan.start)
-            .map_err(|error| Error::Invalid(format!("no thread for the schedule: {error}")))?
-    };
-    let room = Arc::new(Semaphore::new(most));
-    while let Some(due) = until_stop(shared, pacer.next()).await.flatten() {
-        shared.recorder.lock().offered(due);
-        let permit = if waits {
-            let free = Arc::clone(&room).acquire_owned();
-            // What still waits so long after the end is never sent.
-            tokio::select! {
-                biased;
-                () = sleep_until(plan.until + GRACE) => None,
-                permit = until_stop(shared, free) => permit.and_then(Result::ok),
-            }
-        } else {
-            Arc::clone(&room).try_acquire_owned().ok()
-        };
-        let Some(permit) = permit else {
-            if shared.stopping.is_cancelled() {
-                break;
-            }
-            shared.recorder.lock().dropped(due);
-            continue;
-        };
-        let shared = Arc::clone(shared);
-        flights.spawn(async move {
-            shared.send(due).await;
-            drop(permit);
-        });
-        while flights.try_join_next().is_some() {}
-    }
-    let mut recorder = shared.recorder.lock();
-    if !shared.stopping.is_cancelled() {
-        for due in pacer.left() {
-            recorder.offered(due);
-            recorder.dropped(due);
+        Load::Paced { per_second, arrivals, workers } => {
+            let line = Arc::new(Line::new(workers, true));
+            let pacer = plan.pacer(arrivals, per_second)?;
+            flights.spawn(send_scheduled(Arc::clone(shared), plan.until, pacer, line, kept));
         }
     }
-    recorder.lost(pacer.lost());
+    while let Some(ended) = flights.join_next().await {
+        joined(ended)?;
+    }
     Ok(())
 }
 
-/// `None` when the run is stopped first.
-async fn until_stop<T>(shared: &Shared, wanted: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        () = shared.stopping.cancelled() => None,
-        got = wanted => Some(got),
+/// Workers that send their next request when the last has ended.
+fn send_closed(
+    shared: &Arc<Shared>,
+    plan: &Plan,
+    workers: usize,
+    kept: Kept,
+    flights: &mut JoinSet<io::Result<()>>,
+) {
+    let turns =
+        Arc::new(Turns { from: plan.from, until: plan.until, left: AtomicU64::new(plan.requests) });
+    let mut kept = Some(kept);
+    for _ in 0..workers {
+        let worker = Worker::new(Arc::clone(shared), kept.take().unwrap_or_default());
+        let turns = Arc::clone(&turns);
+        flights.spawn(async move {
+            worker.loop_over(turns).await;
+            Ok(())
+        });
     }
 }
 
-impl Shared {
-    /// Sends one request that was due then, and counts it.
-    async fn send(&self, due: Instant) -> Class {
-        let began = Instant::now();
-        self.recorder.lock().began(began);
-        let body = self.bodies.get(self.number.fetch_add(1, Relaxed));
-        let ended = exchange(&self.client, body, self.timeout).await;
-        self.recorder.lock().ended(due, began, &ended);
-        ended.class
+/// Hands what is due to workers, as many as it takes and the line allows.
+///
+/// A task of its own: it is woken for every request, and nobody else should be.
+async fn send_scheduled(
+    shared: Arc<Shared>,
+    until: Instant,
+    mut pacer: Pacer,
+    line: Arc<Line>,
+    kept: Kept,
+) -> io::Result<()> {
+    let mut workers = JoinSet::new();
+    let mut kept = Some(kept);
+    let mut stopped = pin!(shared.stopping.cancelled());
+    let drop_all = |dues: &mut dyn Iterator<Item = Instant>, were_offered: bool| {
+        let mut recorder = shared.recorder.lock();
+        for due in dues {
+            if !were_offered {
+                recorder.offered(due);
+            }
+            recorder.dropped(due);
+        }
+    };
+    let mut is_stopped = false;
+    loop {
+        let due = tokio::select! {
+            biased;
+            () = &mut stopped => {
+                is_stopped = true;
+                break;
+            }
+            due = pacer.next() => due?,
+        };
+        let Some(due) = due else { break };
+        // The generator is so late that what is left of the schedule would be another run.
+        if Instant::now() > until + GRACE {
+            drop_all(&mut std::iter::once(due), false);
+            drop_all(&mut std::iter::from_fn(|| pacer.next_due()), false);
+            break;
+        }
+        shared.recorder.lock().offered(due);
+        match line.hand(due) {
+            Handed::Taken => {}
+            Handed::Dropped => shared.recorder.lock().dropped(due),
+            Handed::Unmanned => {
+                let worker = Worker::new(Arc::clone(&shared), kept.take().unwrap_or_default());
+                workers.spawn(worker.serve(Arc::clone(&line)));
+            }
+        }
+    }
+    line.close();
+    if is_stopped {
+        drop_all(&mut line.clear().into_iter(), true);
+    }
+    loop {
+        tokio::select! {
+            ended = workers.join_next() => match ended {
+                Some(ended) => joined(ended),
+                None => return Ok(()),
+            },
+            // What still waits is never sent, once the run is stopped or long over.
+            () = &mut stopped, if !is_stopped => is_stopped = true,
+            () = sleep_until(until + GRACE), if !is_stopped => is_stopped = true,
+        }
+        if is_stopped {
+            drop_all(&mut line.clear().into_iter(), true);
+        }
+    }
+}
+
+/// What a task came to. Nothing aborts one but the end of all; a panic goes on here.
+fn joined<T>(ended: Result<T, JoinError>) -> T {
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+impl Plan {
+    fn pacer(&self, arrivals: crate::Arrivals, per_second: f64) -> io::Result<Pacer> {
+        let (from, until) = (self.from - self.start, self.until - self.start);
+        let schedule = Schedule::new(arrivals, per_second, self.seed, until, from, self.requests);
+        if self.is_virtual {
+            return Ok(Pacer::on_runtime(schedule, self.start));
+        }
+        Pacer::on_clock(schedule, self.start)
     }
 
-    fn snapshot(&self, plan: &Plan) -> Snapshot {
-        let recorder = self.recorder.lock();
+    fn snapshot(&self, recorder: &Recorder) -> Snapshot {
         let now = Instant::now();
         Snapshot {
             phase: match now {
-                now if now < plan.from => Phase::Warmup,
+                now if now < self.from => Phase::Warmup,
                 now if now < recorder.until => Phase::Window,
                 _ => Phase::Drain,
             },
-            elapsed: now.duration_since(plan.start),
-            planned: recorder.until.saturating_duration_since(plan.start),
+            elapsed: now.duration_since(self.start),
+            planned: recorder.until.saturating_duration_since(self.start),
             in_flight: recorder.in_flight,
             ended: recorder.ended,
             ok: recorder.requests.ok,

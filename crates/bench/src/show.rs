@@ -43,6 +43,11 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// `1 request`, `1,234 requests`.
+pub(crate) fn plural(number: u64, word: &str) -> String {
+    format!("{} {word}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// `0.12`, `9.9`, `1,234`.
 pub(crate) fn rate(per_second: f64) -> String {
     match per_second {
@@ -97,6 +102,9 @@ mod tests {
         assert_eq!((ms_short(10_000.0), ms_short(0.5)), ("10 s".into(), "500 µs".into()));
         assert_eq!((rate_short(250.0), rate_short(1500.0)), ("250".into(), "1,500".into()));
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!((plural(1, "request"), plural(0, "request")), {
+            ("1 request".into(), "0 requests".into())
+        });
         assert_eq!((rate(0.0), rate(1.5), rate(199.96), rate(12_345.6)), {
             ("0".into(), "1.50".into(), "200.0".into(), "12,346".into())
         });

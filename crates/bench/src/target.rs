@@ -12,11 +12,13 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 use tidegate_core::Operation;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -28,6 +30,7 @@ pub struct Target {
     /// Path before the operation's.
     below: String,
     connector: Connector,
+    is_http2: bool,
 }
 
 enum Connector {
@@ -42,7 +45,7 @@ enum Connector {
 }
 
 struct Tls {
-    connector: TlsConnector,
+    config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
@@ -71,6 +74,15 @@ impl Target {
         if Operation::ALL.iter().any(|operation| path.ends_with(operation.path())) {
             return Err(format!("it ends in an endpoint, which --endpoint chooses: {LIKE}"));
         }
+        let port = match authority.as_str().rsplit_once(':') {
+            // Of an IPv6 address in brackets, the last colon may be inside.
+            Some((_, port)) if !port.ends_with(']') => {
+                let port = port.parse().ok().filter(|port| *port > 0);
+                port.ok_or_else(|| format!("its port is not a number from 1 to 65535: {LIKE}"))?
+            }
+            _ if is_tls => 443,
+            _ => 80,
+        };
         let below = if path.is_empty() { "/v1" } else { path }.to_owned();
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let tls = is_tls.then(|| Tls::new(host)).transpose()?;
@@ -80,11 +92,12 @@ impl Target {
             below,
             connector: Connector::Tcp {
                 host: host.into(),
-                port: authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
+                port,
                 addresses: Vec::new(),
                 good: AtomicUsize::new(0),
                 tls,
             },
+            is_http2: false,
         })
     }
 
@@ -97,7 +110,22 @@ impl Target {
             host: HeaderValue::from_static("local"),
             below: "/v1".into(),
             connector: Connector::Local(Box::new(connect)),
+            is_http2: false,
         }
+    }
+
+    /// Speaks HTTP/2: over TLS agreed on in the handshake, else known beforehand.
+    #[must_use]
+    pub fn with_http2(mut self) -> Self {
+        self.is_http2 = true;
+        if let Connector::Tcp { tls: Some(tls), .. } = &mut self.connector {
+            Arc::make_mut(&mut tls.config).alpn_protocols = vec![HTTP2.into()];
+        }
+        self
+    }
+
+    pub(crate) const fn is_http2(&self) -> bool {
+        self.is_http2
     }
 
     /// Whether it is in this process.
@@ -110,49 +138,87 @@ impl Target {
         format!("{}{below}", self.below).parse().expect("two paths make a path")
     }
 
+    /// The whole URL of a request, as HTTP/2 has it.
+    pub(crate) fn url_of(&self, below: &str) -> Uri {
+        let scheme = match self.connector {
+            Connector::Tcp { tls: Some(_), .. } => Scheme::HTTPS,
+            _ => Scheme::HTTP,
+        };
+        Uri::builder()
+            .scheme(scheme)
+            .authority(self.host.as_bytes())
+            .path_and_query(format!("{}{below}", self.below))
+            .build()
+            .expect("the parts of a URL make a URL")
+    }
+
     /// Looks the host up, once: a lookup per connection would be measured with it.
     pub(crate) async fn resolve(&mut self) -> Result<(), Error> {
         let Connector::Tcp { host, port, addresses, .. } = &mut self.connector else {
             return Ok(());
         };
         if addresses.is_empty() {
-            let found = tokio::net::lookup_host((&**host, *port)).await.map_err(|error| {
-                Error::Unreachable(format!("{host} cannot be looked up: {error}"))
-            })?;
+            let asked = timeout(LOOKUP, tokio::net::lookup_host((&**host, *port)));
+            let found = match asked.await {
+                Ok(Ok(found)) => found,
+                Ok(Err(error)) => {
+                    return Err(Error::Unreachable(format!("{host} cannot be looked up: {error}")));
+                }
+                Err(_) => {
+                    let why = format!("{host} is not found within {} s", LOOKUP.as_secs());
+                    return Err(Error::Unreachable(why));
+                }
+            };
             addresses.extend(found);
         }
         Ok(())
     }
 
     /// Opens a byte stream; tries every address, the one that worked last first.
-    pub(crate) async fn dial(&self) -> io::Result<Stream> {
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, in words.
+    pub(crate) async fn dial(&self) -> Result<Stream, String> {
         let (addresses, good, tls) = match &self.connector {
             Connector::Local(connect) => return Ok(Stream::Local(connect())),
             Connector::Tcp { addresses, good, tls, .. } => (addresses, good, tls),
         };
         let first = good.load(Relaxed);
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let mut last = "it has no address".to_owned();
         for tried in 0..addresses.len() {
             let at = (first + tried) % addresses.len();
             match TcpStream::connect(addresses[at]).await {
                 Ok(tcp) => {
                     // With Nagle's algorithm on, requests wait some 40 ms for an ACK.
-                    tcp.set_nodelay(true)?;
+                    tcp.set_nodelay(true).map_err(|error| error.to_string())?;
                     good.store(at, Relaxed);
                     return match tls {
                         None => Ok(Stream::Tcp(tcp)),
-                        Some(Tls { connector, name }) => {
-                            let stream = connector.connect(name.clone(), tcp).await?;
-                            Ok(Stream::Tls(Box::new(stream)))
-                        }
+                        Some(tls) => tls.connect(tcp, self.is_http2).await,
                     };
                 }
-                Err(error) => last = error,
+                Err(error) => last = in_words(&error),
             }
         }
         Err(last)
     }
 }
+
+/// What keeps a connection from coming about; says so when it is this machine, not the server.
+fn in_words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        // EMFILE and ENFILE, EADDRNOTAVAIL.
+        Some(23 | 24) => format!("this machine has too few file descriptors (ulimit -n): {error}"),
+        Some(99) => format!("this machine has no local port left: {error}"),
+        _ => error.to_string(),
+    }
+}
+
+/// What an HTTP/2 server calls itself in a TLS handshake.
+const HTTP2: &[u8] = b"h2";
+/// How long the system may look for the host.
+const LOOKUP: Duration = Duration::from_secs(10);
 
 impl Tls {
     /// HTTP/1.1 over TLS, trusting the system's certificate authorities.
@@ -173,7 +239,28 @@ impl Tls {
                 .with_root_certificates(roots)
                 .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".into()];
-        Ok(Self { connector: Arc::new(config).into(), name })
+        Ok(Self { config: Arc::new(config), name })
+    }
+
+    async fn connect(&self, tcp: TcpStream, is_http2: bool) -> Result<Stream, String> {
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        let stream = connector.connect(self.name.clone(), tcp).await.map_err(|error| {
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+            match cause {
+                Some(rustls::Error::InvalidMessage(_)) => {
+                    format!("it does not speak TLS (an http:// server?): {error}")
+                }
+                Some(rustls::Error::InvalidCertificate(_)) => format!(
+                    "its certificate is not trusted: {error}; SSL_CERT_FILE names further \
+                     authorities"
+                ),
+                _ => error.to_string(),
+            }
+        })?;
+        if is_http2 && stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
+            return Err("it does not offer HTTP/2; leave --http2 out".into());
+        }
+        Ok(Stream::Tls(Box::new(stream)))
     }
 }
 
@@ -254,6 +341,11 @@ mod tests {
         assert_eq!(target.url, "http://127.0.0.1:8090/v1");
         assert_eq!(target.path("/chat/completions"), "/v1/chat/completions");
         assert_eq!(Target::parse("http://h/api/v2/").unwrap().path("/x"), "/api/v2/x");
+        for (url, whole) in
+            [("http://[::1]", "http://[::1]/v1/x"), ("http://h:81/a", "http://h:81/a/x")]
+        {
+            assert_eq!(Target::parse(url).unwrap().url_of("/x"), whole);
+        }
         for (bad, says) in [
             ("", "URL"),
             ("localhost:8090", "http://"),
@@ -261,6 +353,9 @@ mod tests {
             ("http://u:canary@h/v1", "api-key-env"),
             ("http://h/v1?key=canary", "query"),
             ("http://h/v1/chat/completions", "--endpoint"),
+            ("http://h:99999/v1", "65535"),
+            ("http://h:/v1", "65535"),
+            ("http://[::1]:0", "65535"),
         ] {
             let why = Target::parse(bad).unwrap_err();
             assert!(why.contains(says) && !why.contains("canary"), "{bad}: {why}");

@@ -12,6 +12,12 @@ impl Report {
         let mut out = format!("{}\n{}\n\n", self.setup.url, self.headline());
         self.figures(&mut out);
         self.table(&mut out);
+        if self.setup.rate_per_s.is_some() {
+            out.push_str(
+                "\ntotal and first token count from when a request was due (corrected for \
+                 coordinated\nomission), service from when it was sent.\n",
+            );
+        }
         for warning in &self.warnings {
             line(&mut out, format_args!("\nWARNING: {warning}"));
         }
@@ -29,12 +35,13 @@ impl Report {
             _ => format!("closed loop, {} at once", setup.concurrency),
         };
         let stream = if setup.stream { ", streamed" } else { "" };
+        let protocol = if setup.protocol == "h2" { ", HTTP/2" } else { "" };
         let warmup = match setup.warmup_s {
             0.0 => String::new(),
             warmup => format!(" after {warmup} s of warm-up"),
         };
         format!(
-            "{}{stream} · {} · {load} · {:.1} s{warmup}",
+            "{}{stream}{protocol} · {} · {load} · {:.1} s{warmup}",
             setup.operation, setup.model, self.elapsed_s
         )
     }
@@ -71,10 +78,10 @@ impl Report {
             ));
         }
         row(out, "per second", &parts.join(" · "));
-        let about = if self.tokens.answers_without_usage > 0 && self.setup.stream {
-            " (counted by events where the server tells no usage)"
-        } else {
-            ""
+        let about = match self.tokens.answers_without_usage {
+            0 => "",
+            _ if self.setup.stream => " (counted by events where the server tells no usage)",
+            _ => " (not of all answers: some tell no usage)",
         };
         let tokens = format!(
             "in {} · out {}{about}",
@@ -88,6 +95,9 @@ impl Report {
             show::bytes(rates.bytes_received)
         );
         row(out, "bytes/s", &bytes);
+        if let Some(cost) = self.generator_cost() {
+            row(out, "this tool", &cost);
+        }
         self.errors(out);
     }
 
@@ -107,6 +117,18 @@ impl Report {
             let count = show::count(sample.count);
             row(out, "", &format!("{count} × {}: {}", sample.class, sample.message));
         }
+    }
+
+    /// What the load cost the tool itself.
+    pub(crate) fn generator_cost(&self) -> Option<String> {
+        let generator = self.generator.as_ref()?;
+        let threads = show::plural(generator.threads, "thread");
+        let busy = generator.busy * 100.0;
+        let each = match generator.cpu_us_per_request {
+            Some(micros) => format!(" · {} of processor time per request", show::ms(micros / 1e3)),
+            None => String::new(),
+        };
+        Some(format!("{threads}, busy {busy:.0} % of the time{each}"))
     }
 
     /// Classes of errors that occurred, in a fixed order.

@@ -1,7 +1,7 @@
 //! Makes a report of what was recorded.
 
 use crate::{
-    Latencies, Load, Options, Rates, Report, Requests, Setup,
+    Generator, Latencies, Load, Options, Rates, Report, Setup,
     exchange::Class,
     recorder::Recorder,
     report::{SCHEMA, VERSION},
@@ -12,6 +12,10 @@ use crate::{
 /// longer that it does not matter.
 const LATE_MS: f64 = 5.0;
 const LATE_SHARE: f64 = 0.05;
+/// Share of its threads' time from which on a generator may be what holds the load back.
+const BUSY: f64 = 0.9;
+/// Answers that take so much of the window distort the rates, unless the warm-up was as long.
+const SLOW_SHARE: f64 = 0.05;
 
 impl Setup {
     pub(crate) fn of(options: &Options) -> Self {
@@ -29,6 +33,7 @@ impl Setup {
             operation: options.operation.name().into(),
             model: options.model.clone(),
             stream: options.stream,
+            protocol: if options.target.is_http2() { "h2" } else { "http/1.1" }.into(),
             load: load.into(),
             rate_per_s: rate,
             arrivals: arrivals.map(|arrivals| arrivals.name().into()),
@@ -49,6 +54,7 @@ pub(crate) fn report(
     setup: Setup,
     started_at: String,
     seen: &mut Recorder,
+    generator: Option<Generator>,
     ended_early: bool,
 ) -> Report {
     let elapsed = seen.elapsed(seen.until).as_secs_f64();
@@ -79,14 +85,14 @@ pub(crate) fn report(
     };
     let mut samples = std::mem::take(&mut seen.samples);
     samples.sort_by_key(|sample| std::cmp::Reverse(sample.count));
-    Report {
+    let mut report = Report {
         schema: SCHEMA.into(),
         version: VERSION,
         tool: concat!("tidegate ", env!("CARGO_PKG_VERSION")).into(),
         started_at,
         elapsed_s: elapsed,
         ended_early,
-        warnings: warnings(&setup, &seen.requests, &latency, ended_early),
+        warnings: Vec::new(),
         classes: Class::ALL
             .into_iter()
             .map(|class| (class.name().to_owned(), seen.classes[class as usize]))
@@ -99,53 +105,103 @@ pub(crate) fn report(
         setup,
         rates,
         latency,
-    }
+        generator,
+    };
+    report.warnings = warnings(&report);
+    report
 }
 
-/// What makes figures mean less than they seem to.
-fn warnings(
-    setup: &Setup,
-    requests: &Requests,
-    latency: &Latencies,
-    ended_early: bool,
-) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if requests.dropped > 0 {
-        let why = if setup.load == "paced" {
-            "the workers were busy until the end of the run; give more --concurrency"
-        } else {
-            "too many were in flight, or the generator fell behind; raise --max-in-flight or lower \
+/// What makes figures mean less than they seem to, worst first.
+fn warnings(report: &Report) -> Vec<String> {
+    let Report { requests, .. } = report;
+    [
+        (requests.measured == 0)
+            .then(|| "No request was measured: none was due in the window, or none ended.".into()),
+        dropped(report),
+        busy(report),
+        late(report),
+        timed_out(report),
+        slow(report),
+        (requests.unfinished > 0).then(|| {
+            format!(
+                "{} were still in flight when the run was stopped; they are in no figure.",
+                show::plural(requests.unfinished, "request")
+            )
+        }),
+        report.ended_early.then(|| "The run was stopped before its time.".into()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn dropped(Report { setup, requests, .. }: &Report) -> Option<String> {
+    let why = match &*setup.load {
+        _ if requests.dropped == 0 => return None,
+        "paced" => {
+            "the workers were busy until the end of the run; give more --concurrency, or a lower \
              --rate"
-        };
-        let due = requests.dropped + requests.measured + requests.unfinished;
-        warnings.push(format!(
-            "{} of {} requests were DROPPED, never sent: {why}. The percentiles leave them out.",
-            show::count(requests.dropped),
-            show::count(due)
-        ));
-    }
-    if let Some(lag) = &latency.lag
-        && setup.load == "open"
-        && lag.p99_ms > LATE_MS
-        && lag.p99_ms > LATE_SHARE * latency.total.as_ref().map_or(0.0, |total| total.p50_ms)
-    {
-        warnings.push(format!(
-            "The generator sent late (p99 {}): this machine is short of CPU, and the latencies \
-             hold its own delay. Compare total with service time.",
+        }
+        _ if requests.peak_in_flight >= setup.concurrency => {
+            "as many were in flight as --max-in-flight allows, because the server did not keep up \
+             with --rate"
+        }
+        _ => "this tool did not keep up with --rate",
+    };
+    let due = requests.dropped + requests.measured + requests.unfinished;
+    Some(format!(
+        "{} of {} requests were DROPPED, never sent: {why}. The percentiles leave them out.",
+        show::count(requests.dropped),
+        show::count(due)
+    ))
+}
+
+fn busy(report: &Report) -> Option<String> {
+    let generator = report.generator.as_ref().filter(|generator| generator.busy >= BUSY)?;
+    Some(format!(
+        "This tool was the bottleneck: {} busy {:.0} % of the time, so the server may be able to \
+         do more. Give more --threads, or run it on more machines.",
+        match generator.threads {
+            1 => "its thread was".to_owned(),
+            threads => format!("its {threads} threads were"),
+        },
+        generator.busy.min(1.0) * 100.0
+    ))
+}
+
+fn late(Report { setup, latency, .. }: &Report) -> Option<String> {
+    let lag = latency.lag.as_ref().filter(|_| setup.load == "open")?;
+    let total = latency.total.as_ref().map_or(0.0, |total| total.p50_ms);
+    (lag.p99_ms > LATE_MS && lag.p99_ms > LATE_SHARE * total).then(|| {
+        format!(
+            "This tool sent late (p99 {}): the machine is short of processor time, and the \
+             latencies hold the tool's own delay. Compare total with service time.",
             show::ms(lag.p99_ms)
-        ));
-    }
-    if requests.unfinished > 0 {
-        warnings.push(format!(
-            "{} requests were still in flight when the run was stopped; they are in no figure.",
-            show::count(requests.unfinished)
-        ));
-    }
-    if ended_early {
-        warnings.push("The run was stopped before its time.".into());
-    }
-    if requests.measured == 0 {
-        warnings.push("No request was measured.".into());
-    }
-    warnings
+        )
+    })
+}
+
+fn timed_out(Report { setup, requests, classes, .. }: &Report) -> Option<String> {
+    let late = *classes.get(Class::Timeout.name()).filter(|late| **late > 0)?;
+    Some(format!(
+        "{} ({}) had not ended within --timeout {} s; the percentiles of latencies leave them out.",
+        show::plural(late, "request"),
+        show::share(late, requests.measured),
+        setup.timeout_s
+    ))
+}
+
+/// Answers that began in the window and ended after it are made up for by those that began in the
+/// warm-up, if it was long enough.
+fn slow(Report { setup, latency, elapsed_s, .. }: &Report) -> Option<String> {
+    let answer_s = latency.service.as_ref()?.p50_ms / 1000.0;
+    let is_slow = answer_s > setup.warmup_s && answer_s > SLOW_SHARE * elapsed_s;
+    (is_slow && setup.requests.is_none()).then(|| {
+        format!(
+            "The rates are too low: answers took {}, and only those that ended in the window \
+             count. Give --warmup {:.0}s, or a longer --duration.",
+            show::ms(answer_s * 1000.0),
+            (answer_s * 1.5).ceil()
+        )
+    })
 }

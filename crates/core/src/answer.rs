@@ -24,6 +24,12 @@ pub trait Answer: Send + Sync + 'static {
 
     /// What the limiters of every upstream model are doing now.
     fn upstreams(&self) -> Vec<UpstreamState>;
+
+    /// What became of the copies of calls that mirrors got, one entry per mirrored model in the
+    /// configuration's order. Whoever mirrors nothing need not say so.
+    fn mirrors(&self) -> Vec<MirrorState> {
+        Vec::new()
+    }
 }
 
 /// A model as callers see it.
@@ -80,12 +86,37 @@ pub struct UpstreamState {
     pub breaker: BreakerState,
     /// Share of its usual traffic it gets, from 0 (open) over a slow start to 1.
     pub share: f64,
-    /// Smoothed first-token time (whole-answer time of unary calls), failures counted as slow.
-    pub latency: Duration,
+    /// Smoothed first-token time (whole-answer time of unary calls), failures counted as slow;
+    /// `None` before the first attempt has ended.
+    pub latency: Option<Duration>,
     /// Attempts sent so far.
     pub attempts: u64,
     /// Capacity refusals (429, 503, 529) so far.
     pub refusals: u64,
+}
+
+/// The mirror of one model, and what became of the copies it was to get since the start.
+///
+/// What was sent and neither answered nor failed is in flight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MirrorState {
+    /// The model whose calls are copied, as callers name it.
+    pub model: Arc<str>,
+    /// Name of the upstream that gets the copies.
+    pub upstream: Arc<str>,
+    /// That upstream's own name of the model.
+    pub upstream_model: Arc<str>,
+    /// Share of the calls that are to be copied, 0 to 1.
+    pub share: f64,
+    /// Copies sent.
+    pub sent: u64,
+    /// Of these, answered to the last byte.
+    pub answered: u64,
+    /// Of these, answered by an error, or broken off.
+    pub failed: u64,
+    /// Copies not made though it was their turn: the mirror's limiters had no room, or too many
+    /// copies were in flight.
+    pub skipped: u64,
 }
 
 /// What a breaker is doing.

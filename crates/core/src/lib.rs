@@ -18,7 +18,9 @@ mod secret;
 mod store;
 mod tenant;
 
-pub use answer::{Allowance, Answer, BoundBy, BreakerState, ModelInfo, RateLimits, UpstreamState};
+pub use answer::{
+    Allowance, Answer, BoundBy, BreakerState, MirrorState, ModelInfo, RateLimits, UpstreamState,
+};
 pub use call::{Call, Front, Operation, Patience, Payload, Priority, TokenEstimate};
 pub use error::{Class, Clock, Error, Kind, Origin, Result, Retry, UpstreamAnswer};
 pub use provider::{Attempt, Provider};

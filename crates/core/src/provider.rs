@@ -23,8 +23,8 @@ pub struct Attempt<'a> {
 /// `send` returns
 ///
 /// - for a unary call, when the whole answer is here (or its first mebibyte, the rest streaming);
-/// - for a stream, when the first event is here and is no error event: nothing has been passed
-///   to the caller yet, so the attempt may still fail over.
+/// - for a stream, when the first event that carries output is here, and no error came before it:
+///   nothing has been passed to the caller yet, so the attempt may still fail over.
 ///
 /// Dropping the future, or the reply's body, cancels the attempt: the upstream sees its
 /// connection or stream close.

@@ -17,6 +17,19 @@ pub(crate) struct Lease {
     _bytes: Bytes,
 }
 
+/// What the calls of one moment hold; all zero once the last has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Slots of the gateway's own.
+    pub slots: usize,
+    /// Bytes of the memory budget.
+    pub bytes: usize,
+    /// Slots of tenants with limits.
+    pub tenant_slots: usize,
+    /// Copies under way to mirrors; these may outlive their calls, not the calls' deadlines.
+    pub copies: usize,
+}
+
 /// Decides whether a call may enter.
 pub(crate) struct Admission {
     max_in_flight: usize,
@@ -83,6 +96,16 @@ impl Admission {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
+    }
+
+    /// What was granted and not given back yet.
+    pub(crate) fn held(&self) -> Held {
+        Held {
+            slots: self.in_flight(),
+            bytes: self.held_bytes.load(Relaxed),
+            tenant_slots: self.tenants.in_flight(),
+            copies: 0,
+        }
     }
 }
 

@@ -2,17 +2,20 @@
 
 use crate::{
     flow::Flow,
-    gate::{Breakers, Permit},
+    gate::{Breakers, Gate, Permit},
     route::{Route, Target},
     settle::Settlement,
 };
-use std::time::{Duration, Instant};
-use tidegate_core::{Attempt, Call, Clock, Error, Kind, Origin, Reply, Result, Retry};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tidegate_core::{Attempt, Call, Class, Clock, Error, Kind, Origin, Reply, Result, Retry};
 use tidegate_policy::timeout;
 use tokio::time::timeout_at;
 
 /// What a call has tried so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Tries {
     /// Attempts sent, the first included.
     pub(crate) sent: u32,
@@ -22,6 +25,8 @@ pub(crate) struct Tries {
     pub(crate) clocks: timeout::Options,
     /// One bit per target.
     tried: u64,
+    /// Who asked this call to wait, and until when: one entry per counted attempt at most.
+    asked: Vec<(Arc<Gate>, Instant)>,
 }
 
 impl Tries {
@@ -43,6 +48,24 @@ impl Tries {
         self.clocks = clocks;
         self.tried = 0;
         self.counted = 0;
+    }
+
+    /// Keeps the wait that `target` asked for with `error`. One after a capacity refusal binds
+    /// all calls, so its gate keeps it.
+    pub(crate) fn asked_by(&mut self, target: &Target, error: &Error) {
+        if let Retry::After(wait) = error.retry()
+            && !wait.is_zero()
+            && error.class() != Class::Capacity
+        {
+            self.asked.push((target.gate.clone(), later(now(), wait)));
+        }
+    }
+
+    /// How long `target` asked not to be sent this call again.
+    pub(crate) fn asked_wait(&self, target: &Target) -> Duration {
+        let here = self.asked.iter().filter(|(gate, _)| Arc::ptr_eq(gate, &target.gate));
+        let until = here.map(|(_, until)| until.saturating_duration_since(now()));
+        until.max().unwrap_or_default()
     }
 }
 

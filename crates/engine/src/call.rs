@@ -1,7 +1,7 @@
 //! `Engine::call`: what happens to a call, and in what order.
 
 use crate::{
-    Mirrored, Parts, PartsError, Records,
+    Held, Parts, PartsError, Records,
     admit::Admission,
     attempt::{self, Tries},
     hedge,
@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{sync::Arc, time::Duration};
 use tidegate_core::{
-    Answer, BoxFuture, Call, Class, Error, Kind, ModelInfo, Origin, Patience, Reply, Result, Retry,
-    Store, Tenant, UpstreamState,
+    Answer, BoxFuture, Call, Class, Error, Kind, MirrorState, ModelInfo, Origin, Patience, Reply,
+    Result, Retry, Store, Tenant, UpstreamState,
 };
 use tidegate_policy::{
     load::{Actions, Signals},
@@ -63,14 +63,19 @@ impl Engine {
         if let Some(mirror) = &route.mirror {
             mirror.copy(call, &tries.clocks, || self.roll());
         }
-        let mut result = self.attempts(call, &route, &mut tries, settlement).await;
+        let mut result = match route.pick(call, &tries, || self.roll()) {
+            Some(pick) => self.attempts(call, &route, pick, &mut tries, settlement).await,
+            None => Err(no_target(call)),
+        };
         for fallback in route.fallback.iter().filter_map(|model| self.routes.named(model)) {
             match &result {
-                Err(error) if may_fall_back(error, call, &fallback, &tries) => {}
+                Err(error) if may_fall_back(error, call) => {}
                 _ => break,
             }
             tries.elsewhere(clocks(&fallback));
-            result = self.attempts(call, &fallback, &mut tries, settlement).await;
+            if let Some(pick) = self.pick_of_fallback(call, &fallback, &tries) {
+                result = self.attempts(call, &fallback, pick, &mut tries, settlement).await;
+            }
         }
         result
     }
@@ -94,34 +99,41 @@ impl Engine {
         Ok(actions)
     }
 
-    /// Attempts at one model's targets until one succeeds, the policy says stop, or the deadline
-    /// passes.
-    async fn attempts(
+    /// Attempts at one model's targets, `pick` first, until one succeeds, the policy says stop, or
+    /// the deadline passes.
+    async fn attempts<'r>(
         &self,
         call: &Call,
-        route: &Route,
+        route: &'r Route,
+        mut pick: Pick<'r>,
         tries: &mut Tries,
         settlement: &mut Settlement,
     ) -> Result<Reply> {
         let roll = || self.roll();
-        let mut pick = route.pick(call, tries, roll).ok_or_else(|| no_target(call))?;
         loop {
-            let attempted = if tries.sent == 0 {
+            let (attempted, target) = if tries.sent == 0 {
                 hedge::first_attempt(call, route, pick, tries, settlement, roll).await
             } else {
-                pick.target.attempt(call, route, pick.breakers, tries, settlement).await
+                let Pick { target, breakers } = pick;
+                (target.attempt(call, route, breakers, tries, settlement).await, target)
             };
             let error = match attempted {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            let failed = pick;
+            tries.asked_by(target, &error);
+            let failed = Pick { target, ..pick };
             pick = route.pick(call, tries, roll).unwrap_or(failed);
-            match self.after(&error, call, route, tries) {
+            let next = Next { place: route.place(pick, tries), asked: tries.asked_wait(pick.target) };
+            match self.after(&error, call, next, tries) {
                 After::Stop => return Err(spent(error, tries, &failed.target.upstream)),
-                After::Move => {}
+                After::Move { wait } if wait.is_zero() => {}
+                After::Move { wait } => sleep(wait).await,
                 After::Retry { wait, patience } => {
-                    let Some(allowed) = afford(pick, failed, &error, wait, patience).await else {
+                    // A gate that has just refused would do it again, and each time cost a retry.
+                    let back = !was_never_sent(&error) && tries.asked_wait(target) <= wait;
+                    let back = back.then_some(failed);
+                    let Some(allowed) = afford(pick, back, patience).await else {
                         return Err(spent(error, tries, &failed.target.upstream));
                     };
                     pick = allowed;
@@ -131,32 +143,58 @@ impl Engine {
         }
     }
 
-    /// Decides how a call goes on after `error`.
-    fn after(&self, error: &Error, call: &Call, route: &Route, tries: &mut Tries) -> After {
-        let place = route.next_place(call, tries);
-        if error.origin() == Origin::Gateway && error.retry() == Retry::Unsent {
-            // The target's gate refused: nothing was sent, so nothing is counted. A first attempt
-            // is still one elsewhere; a retry was paid for here and is paid for again there.
+    /// Where a fallback's first attempt goes; `None` when it has no target for the call, or none
+    /// that can pay: the budget of whoever gets an attempt beyond the first pays for it.
+    fn pick_of_fallback<'r>(
+        &self,
+        call: &Call,
+        fallback: &'r Route,
+        tries: &Tries,
+    ) -> Option<Pick<'r>> {
+        let mut asked = tries.clone();
+        loop {
+            let pick = fallback.pick(call, &asked, || self.roll())?;
+            if fallback.place(pick, &asked) == Place::Same {
+                return None;
+            }
+            let is_free = tries.asked_wait(pick.target).is_zero();
+            if is_free && (tries.sent == 0 || pick.target.gate.may_retry_now()) {
+                return Some(pick);
+            }
+            asked.mark(fallback.position(pick.target));
+        }
+    }
+
+    /// Decides how a call goes on after `error`, when the next attempt would go to `next`.
+    fn after(&self, error: &Error, call: &Call, next: Next, tries: &mut Tries) -> After {
+        let Next { place, asked } = next;
+        let left = call.deadline.saturating_duration_since(attempt::now());
+        if asked >= left {
+            return After::Stop;
+        }
+        if was_never_sent(error) {
+            // Nothing is counted. A first attempt is still one elsewhere; a retry was paid for
+            // here and is paid for again there.
             return match place {
                 Place::Same => After::Stop,
-                Place::Elsewhere if tries.sent == 0 => After::Move,
-                Place::Elsewhere => After::Retry { wait: Duration::ZERO, patience: Duration::ZERO },
+                Place::Elsewhere if tries.sent == 0 => After::Move { wait: Duration::ZERO },
+                Place::Elsewhere => After::Retry { wait: asked, patience: Duration::ZERO },
             };
         }
-        let left = call.deadline.saturating_duration_since(attempt::now());
         let patient = call.patience == Patience::Free;
-        if patient && error.class() == Class::Capacity && !left.is_zero() {
+        if patient && error.class() == Class::Capacity {
             // Costs no attempt: the gate, which this refusal has shut, is the wait.
-            return After::Move;
+            return After::Move { wait: asked };
         }
         tries.counted += 1;
         match self.retry.next(tries.counted, error, place, left, self.roll()) {
-            retry::Next::Stop => After::Stop,
-            retry::Next::Again(wait) => {
+            retry::Next::Again(wait) if wait.max(asked) < left => {
+                let wait = wait.max(asked);
                 // A caller does not wait for the retry budget; a batch row does.
                 let patience = if patient { left.saturating_sub(wait) } else { Duration::ZERO };
                 After::Retry { wait, patience }
             }
+            retry::Next::Again(_) | retry::Next::Stop => After::Stop,
         }
     }
 
@@ -185,14 +223,14 @@ impl Engine {
         })
     }
 
-    /// What became of the copies of calls that mirrors got.
-    pub fn mirrored(&self) -> Mirrored {
-        self.routes.mirrored()
-    }
-
     /// Calls in flight now.
     pub fn in_flight(&self) -> usize {
         self.admission.in_flight()
+    }
+
+    /// What calls hold now: the gauges that say whether anything leaks.
+    pub fn held(&self) -> Held {
+        Held { copies: self.routes.copies(), ..self.admission.held() }
     }
 }
 
@@ -218,50 +256,59 @@ impl Answer for Engine {
     fn upstreams(&self) -> Vec<UpstreamState> {
         self.routes.gates().iter().map(|gate| gate.state(Instant::now().into_std())).collect()
     }
+
+    fn mirrors(&self) -> Vec<MirrorState> {
+        self.routes.mirrors()
+    }
 }
 
-/// Where the retry budget lets a call go on: to `next`, or back to the `failed` target.
+/// Where the retry budget lets a call go on: to `next`, or `back` to the target that failed.
 ///
 /// The budget protects the one who gets the attempt. A small target beside a large one has
 /// earned little, and must not cost the large one its own retries.
 async fn afford<'r>(
     next: Pick<'r>,
-    failed: Pick<'r>,
-    error: &Error,
-    wait: Duration,
+    back: Option<Pick<'r>>,
     patience: Duration,
 ) -> Option<Pick<'r>> {
     if next.target.gate.may_retry(Duration::ZERO).await {
         return Some(next);
     }
-    // After a capacity refusal the gate waits as long as was asked; nothing else does.
-    let asked = error.class() != Class::Capacity
-        && matches!(error.retry(), Retry::After(asked) if asked > wait);
-    (!asked && failed.target.gate.may_retry(patience).await).then_some(failed)
+    let back = back?;
+    back.target.gate.may_retry(patience).await.then_some(back)
+}
+
+/// Whether the target's gate refused.
+fn was_never_sent(error: &Error) -> bool {
+    error.origin() == Origin::Gateway && error.retry() == Retry::Unsent
+}
+
+/// Where the next attempt would go.
+struct Next {
+    place: Place,
+    /// How long that target still asks to be left alone.
+    asked: Duration,
 }
 
 /// How a call goes on after a failure.
 enum After {
     /// Not at all.
     Stop,
-    /// At once, at the next target's gate.
-    Move,
+    /// At the next target's gate, after `wait`.
+    Move { wait: Duration },
     /// After `wait`, when the budget has a retry within `patience`.
     Retry { wait: Duration, patience: Duration },
 }
 
-/// Whether another model may answer instead: the failure is not the caller's, there is time, and
-/// the other's budget has an attempt, if any was spent here.
-fn may_fall_back(error: &Error, call: &Call, fallback: &Route, tries: &Tries) -> bool {
+/// Whether another model may answer instead: the failure is not the caller's, and there is time.
+fn may_fall_back(error: &Error, call: &Call) -> bool {
     let helps = match error.class() {
         Class::Capacity | Class::Fault | Class::Credential | Class::Quota => true,
         Class::Timeout => error.kind() != Kind::DeadlineExceeded,
         Class::Refused => error.kind() == Kind::Overloaded,
         Class::Caller | Class::Cancelled => false,
     };
-    let affordable =
-        || tries.sent == 0 || fallback.targets.iter().any(|target| target.gate.may_retry_now());
-    helps && attempt::now() < call.deadline && affordable()
+    helps && attempt::now() < call.deadline
 }
 
 /// Stamps an error with what was tried: nobody above tries again.

@@ -52,6 +52,7 @@ impl Flow {
     /// Ends the body with the clock that ran out.
     fn cut(&mut self) -> Poll<Option<Result<Bytes>>> {
         let error = self.ran_out();
+        self.permit.broke(&error);
         // The upstream is let go at once, not when the caller has read the error.
         self.stream = futures_util::stream::empty().boxed();
         Poll::Ready(Some(Err(error)))
@@ -87,7 +88,11 @@ impl Stream for Flow {
                 self.clock.as_mut().reset(next.into());
                 Poll::Ready(Some(Ok(chunk)))
             }
-            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Ready(Some(Err(error))) => {
+                self.permit.broke(&error);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 std::task::ready!(self.clock.poll_unpin(cx));
                 self.cut()

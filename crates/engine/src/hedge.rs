@@ -16,63 +16,73 @@ use tidegate_core::{Call, Reply, Result};
 use tidegate_policy::hedge::{Health, Hedge};
 use tokio::time::timeout;
 
-/// Sends a call's first attempt, and a second one elsewhere when that is late.
-pub(crate) async fn first_attempt(
+/// Sends a call's first attempt, and a second one elsewhere when that is late. What came of it,
+/// and whose answer that is.
+pub(crate) async fn first_attempt<'r>(
     call: &Call,
-    route: &Route,
-    pick: Pick<'_>,
+    route: &'r Route,
+    pick: Pick<'r>,
     tries: &mut Tries,
     settlement: &mut Settlement,
     roll: impl Fn() -> f64,
-) -> Result<Reply> {
+) -> (Result<Reply>, &'r Target) {
     let target = pick.target;
     let hedge = route.hedge.as_ref();
     let Some((hedge, after)) = hedge.and_then(|hedge| Some((hedge, hedge.lock().first_attempt()?)))
     else {
-        return target.attempt(call, route, pick.breakers, tries, settlement).await;
+        return (target.attempt(call, route, pick.breakers, tries, settlement).await, target);
     };
-    let permit = target.enter(call, route, pick.breakers, tries, settlement).await?;
+    let permit = match target.enter(call, route, pick.breakers, tries, settlement).await {
+        Ok(permit) => permit,
+        Err(refused) => return (Err(refused), target),
+    };
     let (started, clocks) = (permit.sent(), tries.clocks);
     let first = pin!(target.send(call, &clocks, permit, tries.sent));
-    let result = race(call, route, hedge, target, after, first, tries, settlement, roll).await;
+    let raced = race(call, route, hedge, target, after, first, tries, settlement, roll).await;
     settlement.attempt_ended(started);
-    if result.is_ok() {
+    if raced.0.is_ok() {
         hedge.lock().observe(now().saturating_duration_since(started));
     }
-    result
+    raced
 }
 
 #[expect(clippy::too_many_arguments, reason = "the race needs what both attempts need")]
-async fn race<F: Future<Output = Result<Reply>>>(
+async fn race<'r, F: Future<Output = Result<Reply>>>(
     call: &Call,
-    route: &Route,
+    route: &'r Route,
     hedge: &Mutex<Hedge>,
-    target: &Target,
+    target: &'r Target,
     after: Duration,
     mut first: std::pin::Pin<&mut F>,
     tries: &mut Tries,
     settlement: &mut Settlement,
     roll: impl Fn() -> f64,
-) -> Result<Reply> {
+) -> (Result<Reply>, &'r Target) {
     if let Ok(result) = timeout(after, &mut first).await {
-        return result;
+        return (result, target);
     }
     let Some((other, permit)) = second(call, route, hedge, target, tries, roll) else {
-        return first.await;
+        return (first.await, target);
     };
     let clocks = tries.clocks;
     tries.sent += 1;
     settlement.attempt(other, tries.sent);
     let second = pin!(other.send(call, &clocks, permit, tries.sent));
     // The first to succeed wins; one that fails leaves it to the other.
-    let (result, winner) = match select(first, second).await {
+    let raced = match select(first, second).await {
         Either::Left((Ok(reply), _)) => (Ok(reply), target),
         Either::Right((Ok(reply), _)) => (Ok(reply), other),
-        Either::Left((Err(_), second)) => (second.await, other),
-        Either::Right((Err(_), first)) => (first.await, target),
+        Either::Left((Err(error), second)) => {
+            tries.asked_by(target, &error);
+            (second.await, other)
+        }
+        Either::Right((Err(error), first)) => {
+            tries.asked_by(other, &error);
+            (first.await, target)
+        }
     };
-    settlement.attempt(winner, tries.sent);
-    result
+    settlement.attempt(raced.1, tries.sent);
+    raced
 }
 
 /// Another target that takes an attempt at once, if policy and budget allow one.

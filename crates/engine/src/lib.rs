@@ -16,7 +16,7 @@ mod route;
 mod settle;
 mod tenants;
 
+pub use admit::Held;
 pub use call::Engine;
-pub use mirror::Mirrored;
 pub use parts::{Limiters, Mirror, Model, Parts, PartsError, Target, Upstream};
 pub use settle::{Outcome, Record, Records};

@@ -9,9 +9,12 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
-use tidegate_core::Call;
+use tidegate_core::{Call, MirrorState};
 use tidegate_policy::{canary, timeout};
 use tokio::task::JoinSet;
 
@@ -29,32 +32,13 @@ pub(crate) struct Mirror {
     counts: Arc<Counts>,
 }
 
+/// What became of the copies, as [`MirrorState`] tells it.
 #[derive(Default)]
 struct Counts {
-    copied: AtomicU64,
-    skipped: AtomicU64,
+    sent: AtomicU64,
+    answered: AtomicU64,
     failed: AtomicU64,
-}
-
-/// What became of the copies of calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mirrored {
-    /// Copies sent.
-    pub copied: u64,
-    /// Copies not made: the mirror had no room, or too many were in flight.
-    pub skipped: u64,
-    /// Copies sent whose answer was an error, or broke off.
-    pub failed: u64,
-}
-
-impl Mirrored {
-    pub(crate) const fn plus(self, other: Self) -> Self {
-        Self {
-            copied: self.copied + other.copied,
-            skipped: self.skipped + other.skipped,
-            failed: self.failed + other.failed,
-        }
-    }
+    skipped: AtomicU64,
 }
 
 impl Mirror {
@@ -76,21 +60,21 @@ impl Mirror {
             self.counts.skipped.fetch_add(1, Relaxed);
             return;
         };
-        self.counts.copied.fetch_add(1, Relaxed);
+        self.counts.sent.fetch_add(1, Relaxed);
         let (target, counts) = (self.target.clone(), self.counts.clone());
         let (call, clocks) = (call.clone(), *clocks);
         copies.spawn(async move {
-            let failed = match target.send(&call, &clocks, permit, 1).await {
-                Err(_) => true,
+            let ended = match target.send(&call, &clocks, permit, 1).await {
+                Err(_) => &counts.failed,
                 Ok(mut reply) => loop {
                     match reply.body.next().await {
                         Some(Ok(_)) => {}
-                        Some(Err(_)) => break true,
-                        None => break false,
+                        Some(Err(_)) => break &counts.failed,
+                        None => break &counts.answered,
                     }
                 },
             };
-            counts.failed.fetch_add(u64::from(failed), Relaxed);
+            ended.fetch_add(1, Release);
         });
     }
 
@@ -98,11 +82,28 @@ impl Mirror {
         &self.target
     }
 
-    pub(crate) fn mirrored(&self) -> Mirrored {
-        Mirrored {
-            copied: self.counts.copied.load(Relaxed),
-            skipped: self.counts.skipped.load(Relaxed),
-            failed: self.counts.failed.load(Relaxed),
+    /// Copies under way.
+    pub(crate) fn copies(&self) -> usize {
+        let mut copies = self.copies.lock();
+        while copies.try_join_next().is_some() {}
+        copies.len()
+    }
+
+    /// What became of the copies of `model`'s calls so far.
+    pub(crate) fn state(&self, model: Arc<str>) -> MirrorState {
+        let Counts { sent, answered, failed, skipped } = &*self.counts;
+        // Those that ended are read first: a copy that ends meanwhile is then still in flight,
+        // and no more have ended than were sent.
+        let [answered, failed] = [answered, failed].map(|count| count.load(Acquire));
+        MirrorState {
+            model,
+            upstream: self.target.upstream.clone(),
+            upstream_model: self.target.model.clone(),
+            share: self.options.share,
+            sent: sent.load(Relaxed),
+            answered,
+            failed,
+            skipped: skipped.load(Relaxed),
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     Limiters, Model, Parts, PartsError, Upstream,
     attempt::{Tries, now},
     gate::{Breakers, Gate},
-    mirror::{Mirror, Mirrored},
+    mirror::Mirror,
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
-use tidegate_core::{Call, Error, Kind, ModelInfo, Origin, Provider, Result, Tenant};
+use tidegate_core::{Call, Error, Kind, MirrorState, ModelInfo, Origin, Provider, Result, Tenant};
 use tidegate_policy::{
     balance::{self, Balancer, Candidate},
     breaker,
@@ -155,10 +155,18 @@ impl Routes {
         self.order.iter().filter(|model| tenant.may_use(&model.id)).cloned().collect()
     }
 
-    /// What became of the copies of all models' calls.
-    pub(crate) fn mirrored(&self) -> Mirrored {
-        let mirrors = self.routes.values().filter_map(|route| route.mirror.as_ref());
-        mirrors.fold(Mirrored::default(), |sum, mirror| sum.plus(mirror.mirrored()))
+    /// What became of the copies of each mirrored model's calls.
+    pub(crate) fn mirrors(&self) -> Vec<MirrorState> {
+        let mirrored = |model: &ModelInfo| {
+            let mirror = self.routes.get(&model.id)?.mirror.as_ref()?;
+            Some(mirror.state(model.id.clone()))
+        };
+        self.order.iter().filter_map(mirrored).collect()
+    }
+
+    /// Copies under way to the mirrors of all models.
+    pub(crate) fn copies(&self) -> usize {
+        self.routes.values().filter_map(|route| route.mirror.as_ref()).map(Mirror::copies).sum()
     }
 
     /// How far the busiest line is beyond the delay it allows.
@@ -328,12 +336,11 @@ impl Route {
         if self.by_prefix { balance::key(&call.tenant.id, call.payload.bytes()) } else { 0 }
     }
 
-    /// Whether the next attempt can go to a target not tried yet.
-    pub(crate) fn next_place(&self, call: &Call, tries: &Tries) -> Place {
-        let may = self.eligible(call);
-        let fresh = |n: usize| self.weights[n] > 0 && may(n) && !tries.was_tried(n);
-        let fresh = (0..self.targets.len()).any(fresh);
-        if fresh { Place::Elsewhere } else { Place::Same }
+    /// Whether `pick` is of a target that was tried. Not every untried one is picked: one whose
+    /// breaker is open is left alone while another may be asked.
+    pub(crate) fn place(&self, pick: Pick<'_>, tries: &Tries) -> Place {
+        let tried = tries.was_tried(self.position(pick.target));
+        if tried { Place::Same } else { Place::Elsewhere }
     }
 
     /// Position of `target`, for [`Tries`].

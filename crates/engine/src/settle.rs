@@ -44,6 +44,9 @@ pub struct Record {
     pub attempts: u32,
     /// How it ended.
     pub outcome: Outcome,
+    /// Status of the upstream's own answer in the error that ended it, if that has one: what the
+    /// caller got, where the upstream rejected the request.
+    pub upstream_status: Option<u16>,
     /// Tokens used, as far as the upstream said.
     pub usage: Option<Usage>,
     /// When it began.
@@ -75,6 +78,7 @@ pub(crate) struct Settlement {
     estimate: TokenEstimate,
     usage: Option<Usage>,
     outcome: Outcome,
+    upstream_status: Option<u16>,
     first_chunk: Option<Duration>,
     started: Instant,
 }
@@ -93,6 +97,7 @@ impl Settlement {
                 upstream_model: None,
                 attempts: 0,
                 outcome: Outcome::Cancelled,
+                upstream_status: None,
                 usage: None,
                 started_at: SystemTime::now(),
                 first_chunk: None,
@@ -109,6 +114,7 @@ impl Settlement {
             usage: None,
             // Whoever drops it without another word has hung up.
             outcome: Outcome::Cancelled,
+            upstream_status: None,
             first_chunk: None,
             started: now(),
         }
@@ -147,8 +153,13 @@ impl Settlement {
 
     /// The call failed with `error`.
     pub(crate) fn fail(mut self, error: Error) -> Error {
-        self.outcome = Outcome::Failed(error.kind());
+        self.failed(&error);
         error
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.outcome = Outcome::Failed(error.kind());
+        self.upstream_status = error.answer().map(|answer| answer.status);
     }
 
     /// The call is answered: the settlement rides on the reply's body until its last byte.
@@ -185,6 +196,7 @@ impl Drop for Settlement {
         }
         record.attempts = self.served.attempts;
         record.outcome = self.outcome;
+        record.upstream_status = self.upstream_status;
         record.usage = usage;
         record.first_chunk = self.first_chunk;
         record.duration = self.started.elapsed_on_the_runtime();
@@ -207,9 +219,7 @@ impl Stream for Settling {
             Poll::Ready(None) if self.settlement.outcome == Outcome::Cancelled => {
                 self.settlement.outcome = Outcome::Ok;
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.settlement.outcome = Outcome::Failed(error.kind());
-            }
+            Poll::Ready(Some(Err(error))) => self.settlement.failed(error),
             _ => {}
         }
         next

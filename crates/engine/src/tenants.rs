@@ -3,13 +3,21 @@
 //! Tokens are reserved by estimate before the call and settled by real usage after it.
 
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tidegate_core::{Call, Error, Kind, Limits, Origin, RateLimits, Result};
 use tidegate_policy::rate_limit::{Bucket, Rate, Refused};
 
 /// Tenants remembered at once; beyond it those that are idle with full buckets are forgotten,
 /// which changes nothing for them.
 const MAX_REMEMBERED: usize = 100_000;
+
+/// When a caller may come again whose calls in flight, or all callers', are too many: nobody knows
+/// when one ends.
+const SLOT_AGAIN: Duration = Duration::from_secs(1);
 
 /// The limiters of every tenant seen lately.
 pub(crate) struct Tenants {
@@ -46,6 +54,11 @@ impl Tenants {
         Ok(Some(TenantLease { account, reserved }))
     }
 
+    /// Calls in flight of all tenants with limits.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.seen.lock().values().map(|account| account.lock().in_flight as usize).sum()
+    }
+
     fn account(&self, id: &Arc<str>, limits: Limits, now: Instant) -> Result<Arc<Mutex<Account>>> {
         let mut seen = self.seen.lock();
         if let Some(account) = seen.get(id) {
@@ -59,7 +72,8 @@ impl Tenants {
         }
         if seen.len() >= MAX_REMEMBERED {
             let message = "too many callers at once; try again shortly";
-            return Err(Error::new(Kind::Overloaded, Origin::Gateway, message));
+            return Err(Error::new(Kind::Overloaded, Origin::Gateway, message)
+                .with_retry_after(Some(SLOT_AGAIN)));
         }
         let account = Arc::new(Mutex::new(Account::new(limits)));
         seen.insert(id.clone(), account.clone());
@@ -84,7 +98,9 @@ impl Account {
             let most = self.concurrency.unwrap_or_default();
             let message = format!("concurrency limit of {most} calls in flight reached");
             let error = Error::new(Kind::ConcurrencyLimited, Origin::Caller, message);
-            return Err(error.with_tenant_limits(self.told(now)));
+            return Err(error
+                .with_retry_after(Some(SLOT_AGAIN))
+                .with_tenant_limits(self.told(now)));
         }
         let reserved = call.tokens.total();
         if let Some(tokens) = &mut self.tokens

@@ -1,7 +1,7 @@
 //! The accept loop: who gets a connection, and how the last one leaves.
 
 use crate::{
-    Options, connection,
+    Options, Refusals, connection,
     service::{Front, Service},
     socket::{Carrier, Duplex},
     tls,
@@ -36,7 +36,8 @@ pub struct Drained {
 ///
 /// Draining goes outward in: `/readyz` says 503, after [`Options::drain_notice`] the listener
 /// closes and kept-alive connections are told to close after the answer they wait for, and after
-/// [`Options::drain_timeout`] what is left is cut.
+/// [`Options::drain_timeout`] what is left is cut. `refusals` are told of every request that was
+/// refused before it reached `answer`.
 ///
 /// # Errors
 ///
@@ -45,11 +46,13 @@ pub async fn serve(
     listener: TcpListener,
     answer: Arc<dyn Answer>,
     options: Options,
+    refusals: Option<Refusals>,
     stop: CancellationToken,
 ) -> io::Result<Drained> {
     options.check_ranges()?;
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
-    Ok(run(listener, tls, Front::new(Service::Callers, answer, options, stop)).await)
+    let front = Front::new(Service::Callers(refusals), answer, options, stop);
+    Ok(run(listener, tls, front).await)
 }
 
 /// Accepts connections until the front is told to stop, then drains.
@@ -69,11 +72,12 @@ pub async fn serve_connection<T>(
     io: T,
     answer: Arc<dyn Answer>,
     options: Options,
+    refusals: Option<Refusals>,
     stop: CancellationToken,
 ) where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
-    let front = Arc::new(Front::new(Service::Callers, answer, options, stop));
+    let front = Arc::new(Front::new(Service::Callers(refusals), answer, options, stop));
     let io: Box<dyn Duplex> = Box::new(io);
     let mut connection = pin!(connection::run(Arc::clone(&front), Carrier::Other(io), None));
     tokio::select! {

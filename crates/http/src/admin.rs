@@ -9,11 +9,13 @@
 //! a page that had its own name resolved to 127.0.0.1 is told by its `Host`, any other page by
 //! its `Origin`.
 
+mod mirrors;
 mod upstreams;
 
 use crate::{
-    Drained, Options, accept,
-    outcome::{self, Fixed, Refusal, Success},
+    Compression, Drained, Options, accept,
+    outcome::Success,
+    refusal::{self, Fixed, Refusal},
     routes::NoRoute,
     service::{Front, Service, json, live, ready},
 };
@@ -22,6 +24,7 @@ use hyper::{
     header::{AUTHORIZATION, HOST, ORIGIN},
     http::request::Parts,
 };
+use mirrors::Mirrors;
 use std::{hint::black_box, io, net::IpAddr, sync::Arc, time::Duration};
 use tidegate_core::{Answer, Secret};
 use tokio::net::TcpListener;
@@ -60,6 +63,7 @@ pub async fn serve_admin(
         max_connections: MAX_CONNECTIONS,
         max_connections_per_ip: MAX_CONNECTIONS,
         drain_timeout: DRAIN_TIMEOUT,
+        compression: Compression::Off,
         ..Options::default()
     };
     let service = Service::Admin(Guard { token });
@@ -78,9 +82,13 @@ pub(crate) fn answer(front: &Front, guard: &Guard, parts: &Parts) -> Result<Succ
             let body = json(&Upstreams(&front.answer.upstreams()));
             Ok(Success::Own { status: StatusCode::OK, json: body })
         }
+        Ok(Route::Mirrors) => {
+            let body = json(&Mirrors(&front.answer.mirrors()));
+            Ok(Success::Own { status: StatusCode::OK, json: body })
+        }
         Ok(Route::Live) => Ok(live()),
         Ok(Route::Ready) => Ok(ready(front)),
-        Err(NoRoute::Path) => Err(Refusal::Fixed(&outcome::NOT_FOUND_BY_ADMIN)),
+        Err(NoRoute::Path) => Err(Refusal::Fixed(&refusal::NOT_FOUND_BY_ADMIN)),
         Err(NoRoute::Method(allowed)) => Err(Refusal::Method(allowed)),
     }
 }
@@ -90,6 +98,8 @@ pub(crate) fn answer(front: &Front, guard: &Guard, parts: &Parts) -> Result<Succ
 enum Route {
     /// What the limiters of every upstream model are doing.
     Upstreams,
+    /// What became of the copies that mirrors got.
+    Mirrors,
     /// Whether the process is up.
     Live,
     /// Whether it takes calls.
@@ -100,6 +110,7 @@ enum Route {
 fn find(method: &Method, path: &str) -> Result<Route, NoRoute> {
     let route = match path {
         "/admin/upstreams" => Route::Upstreams,
+        "/admin/mirrors" => Route::Mirrors,
         "/livez" => Route::Live,
         "/readyz" => Route::Ready,
         _ => return Err(NoRoute::Path),
@@ -123,7 +134,7 @@ impl Guard {
         let in_header = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = in_header.or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
         if self.token.is_none() && !host.is_some_and(is_loopback) {
-            return Err(&outcome::FOREIGN_HOST);
+            return Err(&refusal::FOREIGN_HOST);
         }
         let is_own = |origin: &str| {
             // Something before us may have taken TLS off, so the scheme is not known here.
@@ -134,7 +145,7 @@ impl Guard {
         if origins.all(|origin| origin.to_str().is_ok_and(is_own)) {
             Ok(())
         } else {
-            Err(&outcome::FOREIGN_ORIGIN)
+            Err(&refusal::FOREIGN_ORIGIN)
         }
     }
 
@@ -146,7 +157,7 @@ impl Guard {
         });
         match said {
             Some(said) if is_same(said.as_bytes(), token.expose().as_bytes()) => Ok(()),
-            _ => Err(&outcome::NO_ADMIN_TOKEN),
+            _ => Err(&refusal::NO_ADMIN_TOKEN),
         }
     }
 }

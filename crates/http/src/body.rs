@@ -2,8 +2,11 @@
 
 use crate::{
     Options,
-    outcome::{self, Refusal},
+    coding::Coding,
+    compress::compress,
+    decompress::{Unusable, decompress},
     pulse::{Busy, Pulse},
+    refusal::{self, Refusal},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream as _;
@@ -25,17 +28,36 @@ use tokio::time::{Instant, timeout_at};
 /// Reserved at most before the bytes are here: a promised length is only a promise.
 const RESERVE_BYTES: usize = 1 << 20;
 
-/// Reads a request's body to its end, within the length and above the pace of `options`.
+/// Reads a request's body to its end, within the length and above the pace of `options`, and
+/// unpacks it where it is in a `coding`.
 ///
-/// A body that came with its head is not copied.
+/// A body that came with its head is not copied. One that is unpacked holds at most twice the
+/// length meanwhile: it is here whole before.
 pub(crate) async fn read(
+    body: &mut Incoming,
+    coding: Option<Coding>,
+    options: &Options,
+    pulse: &Pulse,
+) -> Result<Bytes, Refusal> {
+    let sent = read_as_sent(body, options, pulse).await?;
+    let Some(coding) = coding else { return Ok(sent) };
+    decompress(&sent, coding, options.max_body).await.map_err(|unusable| match unusable {
+        Unusable::TooLong => too_large("unpacks to more", options),
+        Unusable::Damaged(error) => {
+            tracing::debug!(%error, ?coding, "request body cannot be unpacked");
+            Refusal::Fixed(&refusal::BODY_DAMAGED)
+        }
+    })
+}
+
+async fn read_as_sent(
     body: &mut Incoming,
     options: &Options,
     pulse: &Pulse,
 ) -> Result<Bytes, Refusal> {
     let promised = body.size_hint().exact();
     if promised.is_some_and(|length| length > options.max_body as u64) {
-        return Err(too_large(options));
+        return Err(too_large("is longer", options));
     }
     let mut whole = Whole::Nothing;
     let started = Instant::now();
@@ -43,18 +65,18 @@ pub(crate) async fn read(
         let pace = whole.len() as f64 / options.min_body_rate as f64;
         let latest = started + options.body_grace + Duration::from_secs_f64(pace);
         let frame = match timeout_at(latest, body.frame()).await {
-            Err(_) => return Err(Refusal::Fixed(&outcome::BODY_TOO_SLOW)),
+            Err(_) => return Err(Refusal::Fixed(&refusal::BODY_TOO_SLOW)),
             Ok(None) => break,
             Ok(Some(Err(error))) => {
                 tracing::debug!(%error, "request body broke off");
-                return Err(Refusal::Fixed(&outcome::BODY_BROKEN));
+                return Err(Refusal::Fixed(&refusal::BODY_BROKEN));
             }
             Ok(Some(Ok(frame))) => frame,
         };
         // Trailers say nothing we need.
         let Ok(chunk) = frame.into_data() else { continue };
         if whole.len() + chunk.len() > options.max_body {
-            return Err(too_large(options));
+            return Err(too_large("is longer", options));
         }
         whole = whole.and(chunk, promised);
     }
@@ -62,9 +84,9 @@ pub(crate) async fn read(
     Ok(whole.into_bytes())
 }
 
-fn too_large(options: &Options) -> Refusal {
+fn too_large(how: &str, options: &Options) -> Refusal {
     let limit = show_size(options.max_body);
-    let message = format!("the request's body is longer than the {limit} this server takes");
+    let message = format!("the request's body {how} than the {limit} this server takes");
     Refusal::Error(Error::new(Kind::TooLarge, Origin::Caller, message))
 }
 
@@ -166,9 +188,19 @@ impl Outgoing {
     pub(crate) fn reply(body: core::Body, events: bool, busy: Busy) -> Self {
         let content = match body.as_whole() {
             Some(bytes) => Content::Whole { left: bytes.len() as u64, body },
-            None => Content::Stream { body, events, tail: *b"\n\n\n\n" },
+            None => stream(body, events),
         };
         Self { content, rest: Bytes::new(), busy }
+    }
+
+    /// The same compressed, if there is anything of it.
+    pub(crate) fn compressed(self, coding: Coding) -> Self {
+        let plain = match self.content {
+            Content::Own(bytes) => core::Body::whole(bytes),
+            Content::Whole { body, .. } | Content::Stream { body, .. } => body,
+            content @ (Content::Broken { .. } | Content::Over) => return Self { content, ..self },
+        };
+        Self { content: stream(compress(plain, coding), false), ..self }
     }
 
     /// The same without its bytes; dropping them settles the call.
@@ -304,6 +336,10 @@ impl Body for Outgoing {
             Content::Stream { .. } | Content::Broken { .. } => SizeHint::default(),
         }
     }
+}
+
+const fn stream(body: core::Body, events: bool) -> Content {
+    Content::Stream { body, events, tail: *b"\n\n\n\n" }
 }
 
 /// Keeps the last four bytes of all chunks so far.

@@ -2,14 +2,15 @@
 
 use crate::{
     Options, body,
-    outcome::{self, Refusal},
+    coding::Coding,
     pulse::Pulse,
+    refusal::{self, Refusal},
     request_id::RequestId,
 };
 use hyper::{
     HeaderMap,
     body::Incoming,
-    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderName},
 };
 use std::{sync::Arc, time::Duration};
 use tidegate_core::{
@@ -61,9 +62,10 @@ pub(crate) async fn call(
 ) -> Result<Call, Refusal> {
     let arrived = Instant::now();
     check_media(headers)?;
+    let coding = Coding::of_body(headers).map_err(|_| Refusal::Coding)?;
     let priority = priority(headers)?;
     let asked = asked_timeout(headers)?;
-    let body = body::read(body, options, pulse).await?;
+    let body = body::read(body, coding, options, pulse).await?;
     let view = request::read(operation, &body)?;
     let tokens = request::estimate(operation, body.len(), &view);
     let timeout = timeout(headers, asked, view.stream, options);
@@ -84,7 +86,7 @@ pub(crate) async fn call(
     })
 }
 
-/// JSON, not compressed.
+/// JSON, as far as the caller says what it is.
 fn check_media(headers: &HeaderMap) -> Result<(), Refusal> {
     let is_json = |value: &[u8]| {
         let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
@@ -92,11 +94,7 @@ fn check_media(headers: &HeaderMap) -> Result<(), Refusal> {
             || essence.len() > 5 && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json")
     };
     if headers.get(CONTENT_TYPE).is_some_and(|value| !is_json(value.as_bytes())) {
-        return Err(Refusal::Fixed(&outcome::NOT_JSON));
-    }
-    let is_plain = |value: &[u8]| value.trim_ascii().eq_ignore_ascii_case(b"identity");
-    if headers.get_all(CONTENT_ENCODING).iter().any(|value| !is_plain(value.as_bytes())) {
-        return Err(Refusal::Fixed(&outcome::COMPRESSED));
+        return Err(Refusal::Fixed(&refusal::NOT_JSON));
     }
     Ok(())
 }

@@ -5,21 +5,26 @@
 //! closed here: timers, limits, strict checks, cancellation and drain.
 //!
 //! Read in this order: `accept` (the loop and the drain), `connection` (one connection and its
-//! clocks), `service` (one request from head to answer), then `strict`, `intake` and `outcome`
-//! for the details of each step. `admin` is what the operators' port answers instead: on the same
-//! loop, clocks and checks.
+//! clocks), `service` (one request from head to answer), then `strict`, `intake`, `refusal` and
+//! `outcome` for the details of each step, and `coding`, `compress` and `decompress` for bodies in
+//! other forms. `admin` is what the operators' port answers instead: on the same loop, clocks and
+//! checks.
 //!
 //! [`Answer`]: tidegate_core::Answer
 
 mod accept;
 mod admin;
 mod body;
+mod coding;
+mod compress;
 mod connection;
+mod decompress;
 mod intake;
 mod options;
 mod outcome;
 mod problem;
 mod pulse;
+mod refusal;
 mod request_id;
 mod routes;
 mod service;
@@ -29,4 +34,5 @@ mod tls;
 
 pub use accept::{Drained, serve, serve_connection};
 pub use admin::serve_admin;
-pub use options::{Options, Tls};
+pub use options::{Compression, Options, Tls};
+pub use refusal::{Refusals, Refused};

@@ -1,8 +1,8 @@
 //! What can be set about the front, with the reasons for the defaults.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use std::{io, path::PathBuf, time::Duration};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{borrow::Cow, io, path::PathBuf, time::Duration};
 use tidegate_policy::setting;
 
 /// Limits and timers of the callers' port.
@@ -16,6 +16,9 @@ pub struct Options {
     /// plain HTTP/1.1 and HTTP/2 with prior knowledge.
     #[serde(skip)]
     pub tls: Option<Tls>,
+    /// Which answers are compressed, set by whoever serves: it is a choice, not a limit.
+    #[serde(skip)]
+    pub compression: Compression,
     /// Headers that routing looks at, set by whoever serves: they are copied from the request
     /// into its call. Default: none.
     #[serde(skip)]
@@ -75,6 +78,48 @@ pub struct Options {
     pub drain_timeout: Duration,
 }
 
+/// Which answers are compressed for callers that take it, by `Accept-Encoding`: zstd, brotli or
+/// gzip, at their fastest useful levels. Event streams never are.
+///
+/// Default: those of at least 16 KiB, the length from which compressing saves round trips; what
+/// is shorter leaves in one flight either way. Written as a size or `"off"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
+pub enum Compression {
+    /// None.
+    Off,
+    /// Those of at least so many bytes.
+    From(usize),
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::From(16 << 10)
+    }
+}
+
+impl Serialize for Compression {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => to.serialize_str("off"),
+            Self::From(bytes) => setting::size::serialize(bytes, to),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Compression {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(from)?;
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let size = setting::parse_size(&text).map_err(|message| {
+            de::Error::custom(format!("{message}; or \"off\": no answer is compressed"))
+        });
+        size.map(Self::From)
+    }
+}
+
 /// Where the certificate chain and its key are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -89,6 +134,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             tls: None,
+            compression: Compression::default(),
             routed_headers: Vec::new(),
             max_body: 16 << 20,
             default_timeout: Duration::from_secs(600),
@@ -154,6 +200,21 @@ mod tests {
         assert!(written.contains(r#""max_body":"16MiB""#), "{written}");
         let error = serde_json::from_str::<Options>(r#"{"max_bdy":1}"#).unwrap_err();
         assert!(error.to_string().contains("max_bdy"), "{error}");
+    }
+
+    #[test]
+    fn compression_is_a_size_or_off() {
+        let read = |text: &str| serde_json::from_str::<Compression>(text);
+        for (text, expected) in [
+            (r#""off""#, Compression::Off),
+            (r#""1KiB""#, Compression::From(1 << 10)),
+            (r#""0B""#, Compression::From(0)),
+        ] {
+            assert_eq!(read(text).unwrap(), expected, "{text}");
+            assert_eq!(serde_json::to_string(&expected).unwrap(), text);
+        }
+        let error = read(r#""on""#).unwrap_err().to_string();
+        assert!(error.contains("`on`") && error.contains("or \"off\""), "{error}");
     }
 
     #[test]

@@ -2,16 +2,19 @@
 
 use crate::{
     body::Outgoing,
+    coding::Coding,
+    compress::Compressing,
     problem,
     pulse::Busy,
+    refusal::{self, Fixed, NOT_ALLOWED, OTHER_ENCODING, Refusal},
     request_id::{RequestId, X_REQUEST_ID},
 };
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Response, StatusCode, Version,
     header::{
-        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
-        RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+        ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE,
+        HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
 };
 use std::time::Duration;
@@ -49,90 +52,6 @@ pub(crate) enum Success {
     Own { status: StatusCode, json: Bytes },
 }
 
-/// A request that was not.
-pub(crate) enum Refusal {
-    /// For a reason every front knows.
-    Error(Error),
-    /// For a reason of HTTP.
-    Fixed(&'static Fixed),
-    /// Known path, wrong method: only these are.
-    Method(&'static str),
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-/// A refusal whose words never change.
-pub(crate) struct Fixed {
-    pub(crate) status: StatusCode,
-    pub(crate) code: &'static str,
-    pub(crate) message: &'static str,
-    /// Code and message as callers read them.
-    body: &'static str,
-    /// The request cannot be trusted to end where it seems to.
-    close: bool,
-}
-
-macro_rules! fixed {
-    ($($(#[$doc:meta])* $name:ident = $status:ident, $code:literal, $close:literal, $message:literal;)*) => {$(
-        $(#[$doc])*
-        pub(crate) static $name: Fixed = Fixed {
-            status: StatusCode::$status,
-            code: $code,
-            message: $message,
-            body: concat!(
-                r#"{"error":{"message":""#, $message,
-                r#"","type":"invalid_request_error","param":null,"code":""#, $code, r#""}}"#,
-            ),
-            close: $close,
-        };
-    )*};
-}
-
-fixed! {
-    NO_HOST = BAD_REQUEST, "invalid_request_error", true,
-        "the request has no Host header";
-    TWO_HOSTS = BAD_REQUEST, "invalid_request_error", true,
-        "the request has more than one Host header";
-    BAD_HOST = BAD_REQUEST, "invalid_request_error", true,
-        "the Host header is no host name with an optional port";
-    OTHER_HOST = BAD_REQUEST, "invalid_request_error", true,
-        "the request's target and its Host header name different hosts";
-    TWO_LENGTHS = BAD_REQUEST, "invalid_request_error", true,
-        "the request has both Content-Length and Transfer-Encoding: send one of them";
-    OTHER_CODING = BAD_REQUEST, "invalid_request_error", true,
-        "the request's Transfer-Encoding is not one plain `chunked`";
-    BARE_LINE_END = BAD_REQUEST, "invalid_request_error", true,
-        "a line of the request's head ends in LF alone: end each with CR LF";
-    AMBIGUOUS_PATH = BAD_REQUEST, "invalid_request_error", true,
-        "the path has empty or dot segments, or escaped dots or slashes: write it plainly";
-    TARGET_TOO_LONG = URI_TOO_LONG, "request_too_large", true,
-        "the request's URL is longer than 8 KiB";
-    NOT_JSON = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", false,
-        "the body must be JSON: send `content-type: application/json`";
-    COMPRESSED = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", false,
-        "compressed request bodies are not taken: send the body without content-encoding";
-    BODY_TOO_SLOW = REQUEST_TIMEOUT, "request_timeout", true,
-        "the request's body arrived too slowly";
-    BODY_BROKEN = BAD_REQUEST, "invalid_request_error", true,
-        "the request's body broke off or is not framed as HTTP asks";
-    NOT_FOUND = NOT_FOUND, "not_found", false,
-        "nothing is at this path: see GET /v1/models, and POST /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses";
-    NOT_ALLOWED = METHOD_NOT_ALLOWED, "method_not_allowed", false,
-        "this path does not take this method: see the allow header";
-    NOT_FOUND_BY_ADMIN = NOT_FOUND, "not_found", false,
-        "nothing is at this path of the admin port: see GET /admin/upstreams, /livez, /readyz";
-    FOREIGN_HOST = FORBIDDEN, "host_not_allowed", false,
-        "without server.admin_token the admin port answers only to localhost, 127.0.0.1 and [::1] as its Host";
-    FOREIGN_ORIGIN = FORBIDDEN, "origin_not_allowed", false,
-        "a page of another origin may not ask the admin port";
-    NO_ADMIN_TOKEN = UNAUTHORIZED, "invalid_admin_token", false,
-        "this needs the token of server.admin_token: send it as `Authorization: Bearer TOKEN`";
-}
-
 /// How a refusal is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorForm {
@@ -143,7 +62,7 @@ pub(crate) enum ErrorForm {
 }
 
 /// What of the request shapes its answer.
-pub(crate) struct Asked {
+pub(crate) struct Asked<'a> {
     pub(crate) id: RequestId,
     pub(crate) version: Version,
     /// The answer's headers only.
@@ -152,12 +71,14 @@ pub(crate) struct Asked {
     pub(crate) unread: bool,
     /// How its refusal is written; what the admin port says is no browser's to keep or to guess.
     pub(crate) errors: ErrorForm,
+    /// Whether and how the answer may be compressed.
+    pub(crate) compressing: Option<Compressing<'a>>,
 }
 
 /// Writes the answer. The connection is `busy` until its last byte.
 pub(crate) fn write(
     outcome: Result<Success, Refusal>,
-    asked: Asked,
+    asked: Asked<'_>,
     busy: Busy,
 ) -> Response<Outgoing> {
     let mut headers = HeaderMap::with_capacity(HEADERS);
@@ -184,6 +105,10 @@ pub(crate) fn write(
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
             write_fixed(&NOT_ALLOWED, asked.errors, &mut headers, busy)
         }
+        Err(Refusal::Coding) => {
+            headers.insert(ACCEPT_ENCODING, Coding::TAKEN);
+            write_fixed(&OTHER_ENCODING, asked.errors, &mut headers, busy)
+        }
         Err(Refusal::Fixed(fixed)) => write_fixed(fixed, asked.errors, &mut headers, busy),
     };
     headers.insert(X_REQUEST_ID, asked.id.header);
@@ -195,7 +120,11 @@ pub(crate) fn write(
     if (close || asked.unread) && asked.version < Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let body = if asked.head_only { body.without_bytes(&mut headers) } else { body };
+    let body = match asked.compressing {
+        _ if asked.head_only => body.without_bytes(&mut headers),
+        Some(compressing) => compressing.apply(body, &mut headers),
+        None => body,
+    };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -234,8 +163,7 @@ fn write_reply(
 }
 
 fn write_error(error: &Error, headers: &mut HeaderMap) -> StatusCode {
-    let status = StatusCode::from_u16(error_body::status(error))
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = refusal::status_of(error);
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
@@ -431,13 +359,5 @@ mod tests {
         };
         assert!(refused(Some(Duration::from_secs(1))));
         assert!(!refused(None));
-    }
-
-    #[test]
-    fn fixed_bodies_are_json() {
-        for fixed in [&NO_HOST, &NOT_FOUND, &NOT_JSON, &TWO_LENGTHS] {
-            let body: serde_json::Value = serde_json::from_str(fixed.body).unwrap();
-            assert!(body["error"]["code"].is_string());
-        }
     }
 }

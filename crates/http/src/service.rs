@@ -1,9 +1,12 @@
 //! One request, from its head to its answer, on either port.
 
 use crate::{
-    Options, admin, intake,
-    outcome::{self, Asked, ErrorForm, Refusal, Success},
+    Compression, Options, Refusals, Refused, admin,
+    compress::Compressing,
+    intake,
+    outcome::{self, Asked, ErrorForm, Success},
     pulse::{Busy, Pulse},
+    refusal::{self, Refusal},
     request_id::RequestId,
     routes::{self, NoRoute, Route},
     strict,
@@ -11,11 +14,11 @@ use crate::{
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode, body::Incoming, http::request::Parts,
+    HeaderMap, Method, Request, Response, StatusCode, Version, body::Incoming, http::request::Parts,
 };
 use serde::Serialize;
 use std::{panic::AssertUnwindSafe, sync::Arc};
-use tidegate_core::{Answer, Error, Kind, ModelInfo, Operation, Origin};
+use tidegate_core::{Answer, Error, Kind, ModelInfo, Operation, Origin, Tenant};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +37,8 @@ pub(crate) struct Front {
 
 /// What a port answers.
 pub(crate) enum Service {
-    /// OpenAI's API.
-    Callers,
+    /// OpenAI's API; refused requests are told there.
+    Callers(Option<Refusals>),
     /// What operators ask.
     Admin(admin::Guard),
 }
@@ -50,6 +53,34 @@ impl Front {
         let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
         Self { service, answer, options, stop, closing, cut }
     }
+
+    /// Whether and how the answer to a request may be compressed.
+    fn compressing<'a>(&self, parts: &'a Parts) -> Option<Compressing<'a>> {
+        match self.options.compression {
+            // Compressed answers have no length, which HTTP/1.0 cannot say.
+            _ if parts.version < Version::HTTP_11 => None,
+            Compression::Off => None,
+            Compression::From(from_bytes) => {
+                Some(Compressing { asked: &parts.headers, from_bytes })
+            }
+        }
+    }
+}
+
+/// How far a request got.
+#[derive(Default)]
+struct Way {
+    tenant: Option<Arc<Tenant>>,
+    /// It became a call, which the engine records.
+    is_call: bool,
+}
+
+impl Way {
+    /// Who sends the request.
+    fn identified(&mut self, front: &Front, headers: &HeaderMap) -> Result<Arc<Tenant>, Error> {
+        let tenant = intake::identify(&*front.answer, headers)?;
+        Ok(Arc::clone(self.tenant.insert(tenant)))
+    }
 }
 
 /// Answers a request, whatever comes of it. Dropping the future cancels the call.
@@ -60,7 +91,8 @@ pub(crate) async fn respond(
 ) -> Response<crate::body::Outgoing> {
     let (parts, mut body) = request.into_parts();
     let id = RequestId::of(&parts.headers);
-    let answered = AssertUnwindSafe(answer(&front, &busy, &parts, &mut body, &id));
+    let (arrived, mut way) = (Instant::now(), Way::default());
+    let answered = AssertUnwindSafe(answer(&front, &busy, &parts, &mut body, &id, &mut way));
     let outcome = answered.catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(id = &*id.text, "a request panicked");
         let message = "an error on our side; the operator's log has it under this request's id";
@@ -68,6 +100,12 @@ pub(crate) async fn respond(
     });
     if let Err(refusal) = &outcome {
         log(refusal, &parts, &id);
+        if let Service::Callers(Some(refusals)) = &front.service
+            && !way.is_call
+        {
+            let tenant = way.tenant.as_deref();
+            refusals(Refused::new(refusal, &parts, &id, tenant, arrived.elapsed()));
+        }
     }
     let unread = busy.pulse().is_body_unread();
     if unread {
@@ -75,10 +113,11 @@ pub(crate) async fn respond(
     }
     let head_only = parts.method == Method::HEAD;
     let errors = match &front.service {
-        Service::Callers => ErrorForm::OpenAi,
+        Service::Callers(_) => ErrorForm::OpenAi,
         Service::Admin(_) => ErrorForm::Problem,
     };
-    let asked = Asked { id, version: parts.version, head_only, unread, errors };
+    let compressing = front.compressing(&parts);
+    let asked = Asked { id, version: parts.version, head_only, unread, errors, compressing };
     outcome::write(outcome, asked, busy)
 }
 
@@ -89,10 +128,11 @@ async fn answer(
     parts: &Parts,
     body: &mut Incoming,
     id: &RequestId,
+    way: &mut Way,
 ) -> Result<Success, Refusal> {
     strict::check(parts, busy).map_err(Refusal::Fixed)?;
     match &front.service {
-        Service::Callers => to_caller(front, busy, parts, body, id).await,
+        Service::Callers(_) => to_caller(front, busy, parts, body, id, way).await,
         Service::Admin(guard) => admin::answer(front, guard, parts),
     }
 }
@@ -104,16 +144,23 @@ async fn to_caller(
     parts: &Parts,
     body: &mut Incoming,
     id: &RequestId,
+    way: &mut Way,
 ) -> Result<Success, Refusal> {
     match routes::find(&parts.method, parts.uri.path()) {
         Ok(Route::Call(operation)) => {
-            call(front, operation, &parts.headers, body, id, busy.pulse()).await
+            call(front, operation, &parts.headers, body, id, busy.pulse(), way).await
         }
-        Ok(Route::Models) => models(front, &parts.headers),
-        Ok(Route::Model(name)) => model(front, &parts.headers, &name),
+        Ok(Route::Models) => {
+            let tenant = way.identified(front, &parts.headers)?;
+            Ok(models(front, &tenant))
+        }
+        Ok(Route::Model(name)) => {
+            let tenant = way.identified(front, &parts.headers)?;
+            model(front, &tenant, &name)
+        }
         Ok(Route::Live) => Ok(live()),
         Ok(Route::Ready) => Ok(ready(front)),
-        Err(NoRoute::Path) => Err(Refusal::Fixed(&outcome::NOT_FOUND)),
+        Err(NoRoute::Path) => Err(Refusal::Fixed(&refusal::NOT_FOUND)),
         Err(NoRoute::Method(allowed)) => Err(Refusal::Method(allowed)),
     }
 }
@@ -126,9 +173,11 @@ async fn call(
     body: &mut Incoming,
     id: &RequestId,
     pulse: &Pulse,
+    way: &mut Way,
 ) -> Result<Success, Refusal> {
-    let tenant = intake::identify(&*front.answer, headers)?;
+    let tenant = way.identified(front, headers)?;
     let call = intake::call(operation, headers, body, tenant, id, &front.options, pulse).await?;
+    way.is_call = true;
     let started = Instant::now();
     let reply = front.answer.call(call).await?;
     Ok(Success::Reply { reply, took: started.elapsed() })
@@ -176,17 +225,15 @@ struct List<'a> {
     data: Vec<Model<'a>>,
 }
 
-fn models(front: &Front, headers: &HeaderMap) -> Result<Success, Refusal> {
-    let tenant = intake::identify(&*front.answer, headers)?;
-    let models = front.answer.models(&tenant);
+fn models(front: &Front, tenant: &Tenant) -> Success {
+    let models = front.answer.models(tenant);
     let list = List { object: "list", data: models.iter().map(Model::of).collect() };
-    Ok(Success::Own { status: StatusCode::OK, json: json(&list) })
+    Success::Own { status: StatusCode::OK, json: json(&list) }
 }
 
 /// A model the caller may not use is not told from one that does not exist.
-fn model(front: &Front, headers: &HeaderMap, name: &str) -> Result<Success, Refusal> {
-    let tenant = intake::identify(&*front.answer, headers)?;
-    let models = front.answer.models(&tenant);
+fn model(front: &Front, tenant: &Tenant, name: &str) -> Result<Success, Refusal> {
+    let models = front.answer.models(tenant);
     let Some(info) = models.iter().find(|info| &*info.id == name) else {
         let message = format!("no model `{name}`: GET /v1/models lists those this key may use");
         return Err(Error::new(Kind::ModelNotFound, Origin::Caller, message).into());
@@ -198,17 +245,16 @@ pub(crate) fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("names and numbers can always be written").into()
 }
 
-/// The engine records calls; what never became one is seen here only.
+/// For whoever looks for the reason of one refusal: with the message and all it has.
 fn log(refusal: &Refusal, parts: &Parts, id: &RequestId) {
     let (id, method, path) = (&*id.text, &parts.method, parts.uri.path());
+    let (status, code) = (refusal.status().as_u16(), refusal.code());
     match refusal {
         Refusal::Error(error) => {
-            tracing::debug!(id, %method, path, code = error.code(), %error, "request refused");
+            tracing::debug!(id, %method, path, status, code, %error, "request refused");
         }
-        Refusal::Fixed(fixed) => {
-            let status = fixed.status.as_u16();
-            tracing::debug!(id, %method, path, status, "request refused");
+        Refusal::Fixed(_) | Refusal::Method(_) | Refusal::Coding => {
+            tracing::debug!(id, %method, path, status, code, "request refused");
         }
-        Refusal::Method(_) => tracing::debug!(id, %method, path, status = 405, "request refused"),
     }
 }

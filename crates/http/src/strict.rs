@@ -4,8 +4,8 @@
 //! check. Whatever can be read in two ways is refused, and the connection closed.
 
 use crate::{
-    outcome::{self, Fixed},
     pulse::Busy,
+    refusal::{self, Fixed},
     routes::MODELS_PREFIX,
 };
 use hyper::{
@@ -21,26 +21,26 @@ const MAX_TARGET_BYTES: usize = 8 << 10;
 pub(crate) fn check(parts: &Parts, busy: &Busy) -> Result<(), &'static Fixed> {
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     if target.len() > MAX_TARGET_BYTES {
-        return Err(&outcome::TARGET_TOO_LONG);
+        return Err(&refusal::TARGET_TOO_LONG);
     }
     if busy.bare_line_end {
-        return Err(&outcome::BARE_LINE_END);
+        return Err(&refusal::BARE_LINE_END);
     }
     if busy.two_lengths
         || parts.headers.contains_key(TRANSFER_ENCODING)
             && parts.headers.contains_key(CONTENT_LENGTH)
     {
-        return Err(&outcome::TWO_LENGTHS);
+        return Err(&refusal::TWO_LENGTHS);
     }
     // Applied twice it would have to be undone twice (RFC 9112 §6.1); nobody means that.
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
     if codings.next().is_some_and(|coding| !is_plain(coding)) || codings.next().is_some() {
-        return Err(&outcome::OTHER_CODING);
+        return Err(&refusal::OTHER_CODING);
     }
     check_host(&parts.headers, parts.version, parts.uri.authority())?;
     if is_ambiguous(parts.uri.path()) {
-        return Err(&outcome::AMBIGUOUS_PATH);
+        return Err(&refusal::AMBIGUOUS_PATH);
     }
     Ok(())
 }
@@ -54,21 +54,21 @@ fn check_host(
     let mut hosts = headers.get_all(HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());
     if another.is_some() {
-        return Err(&outcome::TWO_HOSTS);
+        return Err(&refusal::TWO_HOSTS);
     }
     let host = match (host, in_target) {
         (Some(host), _) => host.as_bytes(),
         // HTTP/2 says it in `:authority`; HTTP/1.0 need not say it at all.
         (None, Some(authority)) if version == Version::HTTP_2 => authority.as_str().as_bytes(),
         (None, _) if version < Version::HTTP_11 => return Ok(()),
-        (None, _) => return Err(&outcome::NO_HOST),
+        (None, _) => return Err(&refusal::NO_HOST),
     };
     if !is_host(host) {
-        return Err(&outcome::BAD_HOST);
+        return Err(&refusal::BAD_HOST);
     }
     match in_target {
         Some(authority) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host) => {
-            Err(&outcome::OTHER_HOST)
+            Err(&refusal::OTHER_HOST)
         }
         _ => Ok(()),
     }

@@ -240,6 +240,20 @@ impl Breaker {
         }
     }
 
+    /// A stream whose first token was good news broke off at `now`; `roll` as in
+    /// [`Breaker::admit`]. The good news is taken back, so that a target all of whose streams
+    /// break is one that always fails. Probes are believed at their first token.
+    pub fn broke(&mut self, now: Instant, roll: f64) {
+        let Phase::Closed { in_a_row, .. } = &mut self.phase else { return };
+        *in_a_row = in_a_row.saturating_add(1);
+        let in_a_row = *in_a_row;
+        let slot = self.slot(now);
+        (slot.good, slot.bad) = (slot.good.saturating_sub(1), slot.bad + 1);
+        if self.is_alarming(in_a_row, now) {
+            self.trip(roll, now);
+        }
+    }
+
     /// Share of its usual traffic the target should get at `now`, from 0 (would be refused) over
     /// 0.1 (may be probed, or has just closed) to 1.
     pub fn share(&self, now: Instant) -> f64 {

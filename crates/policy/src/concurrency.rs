@@ -4,9 +4,14 @@
 //!
 //! Nobody knows the right number: it differs by provider, by account, by hour. Too low wastes
 //! what is paid for, too high turns every call into a refusal. The limit finds itself as TCP's
-//! window does: it grows while answers are good and the limit is used, and shrinks when the
-//! upstream says it is too much (AIMD; Netflix `concurrency-limits`, `AIMDLimit`). Latency alone
-//! never shrinks it: a long answer is not a sign of load.
+//! window does: it grows while answers are good and the limit is used, and shrinks by a tenth
+//! when the upstream says it is too much (AIMD; Netflix `concurrency-limits`, `AIMDLimit`).
+//! Latency alone never shrinks it: a long answer is not a sign of load.
+//!
+//! It grows along CUBIC's curve (Ha, Rhee and Xu 2008; RFC 9438) rather than one step per round
+//! trip: quickly back to where it was not refused, long on that plateau, and faster and faster
+//! beyond. So a limit that stays the same is touched every few seconds, by one attempt, however
+//! short the round trip is, and one that is lifted is found within seconds, however far up.
 //!
 //! A server of one's own rather queues than refuses: for those there is `"gradient"`, which
 //! listens to the time to the first token.
@@ -15,7 +20,7 @@
 //!
 //! ```text
 //! start --(each success: +1, doubling per round trip)--> first refusal
-//!   --(x 0.9, once per round trip)--> steady --(each success: +step/limit)--> steady
+//!   --(x 0.9, once per round trip)--> steady --(each success: up to the curve, +1 at most)--> steady
 //! ```
 
 mod gradient;
@@ -31,8 +36,13 @@ pub const START: u32 = 10;
 pub const MAX: u32 = 1024;
 /// What a refusal leaves of the limit.
 const SHRINK: f64 = 0.9;
-/// Share of the limit added per limit's worth of successes, at least one.
-const GROW: f64 = 0.05;
+/// Steepness of the curve, per second cubed: attempts in flight, and share of the limit. A limit
+/// of 20 is back on its plateau after 2 s and one above it 1.6 s later; from a quarter of what is
+/// there it takes 4 s, and 8 s where the limit is large.
+const STEEP: f64 = 0.25;
+const STEEP_SHARE: f64 = 0.0125;
+/// A silence teaches no more than this, in seconds.
+const SILENCE: f64 = 1.0;
 
 /// How an upstream's concurrency is limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,10 +93,36 @@ word!(by_gradient, Gradient, "gradient");
 pub struct Concurrency {
     options: Options,
     limit: f64,
-    steady: bool,
-    /// Attempts sent before this instant have been heard already.
-    shrunk_at: Option<Instant>,
+    /// `None` until the first refusal.
+    curve: Option<Curve>,
     gradient: Gradient,
+}
+
+/// Where the limit is on its way back from a refusal.
+#[derive(Debug)]
+struct Curve {
+    /// Attempts sent before this instant have been heard already.
+    shrunk_at: Instant,
+    /// One below what was refused.
+    plateau: f64,
+    /// Seconds since in which the limit was used, and the last such moment.
+    used: f64,
+    used_at: Instant,
+}
+
+impl Curve {
+    fn from(limit: f64, now: Instant) -> Self {
+        Self { shrunk_at: now, plateau: (limit - 1.0).max(1.0), used: 0.0, used_at: now }
+    }
+
+    /// The limit it allows at `now`, while the limit is being used.
+    fn rise(&mut self, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.used_at).as_secs_f64();
+        (self.used, self.used_at) = (self.used + passed.min(SILENCE), now);
+        let steep = (STEEP_SHARE * self.plateau).max(STEEP);
+        let back = ((1.0 - SHRINK) * self.plateau / steep).cbrt();
+        self.plateau + steep * (self.used - back).powi(3)
+    }
 }
 
 impl Concurrency {
@@ -97,7 +133,7 @@ impl Concurrency {
             Options::Gradient => gradient::START,
             Options::Fixed(limit) => f64::from(limit.max(1)),
         };
-        Self { options, limit, steady: false, shrunk_at: None, gradient: Gradient::default() }
+        Self { options, limit, curve: None, gradient: Gradient::default() }
     }
 
     /// Attempts that may be in flight now, at least 1.
@@ -105,10 +141,10 @@ impl Concurrency {
         self.limit as u32
     }
 
-    /// An attempt succeeded while `in_flight` were out, itself included. `first_token` is how
+    /// An attempt succeeded at `now` while `in_flight` were out, itself included. `first_token` is how
     /// long a stream's first token took; `None` for a whole answer, whose time says nothing of
     /// load and counts as one more success.
-    pub fn succeeded(&mut self, in_flight: u32, first_token: Option<Duration>) {
+    pub fn succeeded(&mut self, now: Instant, in_flight: u32, first_token: Option<Duration>) {
         match (self.options, first_token) {
             (Options::Fixed(_), _) => {}
             (Options::Gradient, Some(took)) => {
@@ -118,28 +154,31 @@ impl Concurrency {
                 }
             }
             (Options::Gradient, None) if self.gradient.has_learned() => {}
-            (Options::Auto | Options::Gradient, _) => self.grow(in_flight),
+            (Options::Auto | Options::Gradient, _) => self.grow(now, in_flight),
         }
     }
 
-    fn grow(&mut self, in_flight: u32) {
+    fn grow(&mut self, now: Instant, in_flight: u32) {
         // A limit nobody uses has proved nothing.
-        if f64::from(in_flight) * 2.0 < self.limit {
-            return;
-        }
-        let step = if self.steady { (GROW * self.limit).max(1.0) / self.limit } else { 1.0 };
-        self.limit = (self.limit + step).min(f64::from(MAX));
+        let used = f64::from(in_flight) * 2.0 >= self.limit;
+        let wanted = match &mut self.curve {
+            None if used => f64::from(MAX),
+            Some(curve) if used => curve.rise(now),
+            Some(curve) => return curve.used_at = now,
+            None => return,
+        };
+        let limit = wanted.min(self.limit + 1.0).min(f64::from(MAX));
+        self.limit = self.limit.max(limit);
     }
 
     /// An attempt sent at `sent` was refused for capacity, or timed out, at `now`.
     pub fn refused(&mut self, sent: Instant, now: Instant) {
         // All that left before the last shrink hit the same wall: it counts once per round trip.
-        let heard = self.shrunk_at.is_some_and(|shrunk| sent <= shrunk);
+        let heard = self.curve.as_ref().is_some_and(|curve| sent <= curve.shrunk_at);
         if heard || matches!(self.options, Options::Fixed(_)) {
             return;
         }
-        self.steady = true;
-        self.shrunk_at = Some(now);
+        self.curve = Some(Curve::from(self.limit, now));
         self.limit = (self.limit * SHRINK).floor().max(1.0);
     }
 }
@@ -149,7 +188,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Plays `<n> ok in-flight <m>`, `refuse sent <ms> at <ms>` and `limit <n>` lines.
+    /// Plays `<n> ok in-flight <m> [from <ms> every <ms>]`, `refuse sent <ms> at <ms>` and
+    /// `limit <n>` lines.
     #[track_caller]
     fn check(options: Options, script: &str) {
         let (mut limit, start) = (Concurrency::new(options), Instant::now());
@@ -159,8 +199,11 @@ mod tests {
             match words[0] {
                 "limit" => assert_eq!(limit.limit().to_string(), words[1], "at: {line}"),
                 "refuse" => limit.refused(at(2), at(4)),
-                count => (0..count.parse::<u32>().unwrap())
-                    .for_each(|_| limit.succeeded(words[3].parse().unwrap(), None)),
+                count => (0..count.parse::<u32>().unwrap()).for_each(|n| {
+                    let timed = words.len() > 4;
+                    let now = if timed { at(5) + n * (at(7) - start) } else { start };
+                    limit.succeeded(now, words[3].parse().unwrap(), None);
+                }),
             }
         }
     }
@@ -177,8 +220,62 @@ mod tests {
             limit 40
             refuse sent 0 at 100
             limit 36
-            36 ok in-flight 36
-            limit 37
+            ",
+        );
+    }
+
+    #[test]
+    fn comes_back_to_where_it_was_not_refused_stays_and_then_looks_for_more() {
+        check(
+            Options::Auto,
+            "
+            11 ok in-flight 21
+            limit 21
+            refuse sent 0 at 1
+            limit 18
+            100 ok in-flight 18 from 0 every 10
+            limit 19
+            100 ok in-flight 19 from 1000 every 10
+            limit 19
+            150 ok in-flight 20 from 2000 every 10
+            limit 20
+            30 ok in-flight 20 from 3500 every 10
+            limit 21
+            200 ok in-flight 21 from 3800 every 10
+            limit 33
+            ",
+        );
+    }
+
+    #[test]
+    fn what_nobody_used_is_no_time_on_the_curve() {
+        check(
+            Options::Auto,
+            "
+            11 ok in-flight 21
+            refuse sent 0 at 1
+            1000 ok in-flight 3 from 0 every 10
+            limit 18
+            1 ok in-flight 18 from 3600000 every 1
+            limit 19
+            1 ok in-flight 18 from 3600001 every 1
+            limit 19
+            ",
+        );
+    }
+
+    #[test]
+    fn a_lifted_limit_is_found_within_seconds() {
+        check(
+            Options::Auto,
+            "
+            refuse sent 0 at 1
+            refuse sent 2 at 3
+            refuse sent 4 at 5
+            refuse sent 6 at 7
+            limit 6
+            1100 ok in-flight 1000 from 0 every 5
+            limit 23
             ",
         );
     }

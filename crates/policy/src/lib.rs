@@ -16,4 +16,5 @@ pub mod rate_limit;
 pub mod retry;
 pub mod retry_budget;
 pub mod setting;
+pub mod spacing;
 pub mod timeout;

@@ -42,8 +42,10 @@ const PROBE: f64 = 1.1;
 const BELOW: f64 = 0.95;
 /// Share of attempts that may be refused where no pause was asked for.
 const RARE: f64 = 0.1;
-/// Shortest time to measure over where no pause was asked for.
-const SETTLE: Duration = Duration::from_millis(100);
+/// Time to measure over where no pause was asked for: the shorter if enough was accepted in it.
+const SETTLE: Duration = Duration::from_millis(500);
+const LONG_SETTLE: Duration = Duration::from_secs(5);
+const ENOUGH: u64 = 10;
 /// Growth per second of a measured pace, and after [`QUIET`] without a refusal.
 const GROWTH: f64 = 0.10;
 const QUIET_GROWTH: f64 = 0.30;
@@ -255,7 +257,7 @@ impl Pacer {
             }
             return;
         }
-        if asked.is_none() && self.epoch.accepted > 0 {
+        if asked.is_none() && self.recent.per_second(now) > 0.0 {
             return self.slow_down(now);
         }
         let (measured, trust) = self.measure(now);
@@ -276,17 +278,17 @@ impl Pacer {
     /// goes a bit below what is let through: there is no pause in which an allowance could refill.
     fn slow_down(&mut self, now: Instant) {
         self.epoch.refused += 1;
-        if now.saturating_duration_since(self.epoch.start) < SETTLE {
+        let elapsed = now.saturating_duration_since(self.epoch.start);
+        if elapsed < SETTLE || elapsed < LONG_SETTLE && self.epoch.accepted < ENOUGH {
             return;
         }
-        let Epoch { accepted, refused, .. } = self.epoch;
+        let Epoch { accepted, refused, .. } = std::mem::replace(&mut self.epoch, Epoch::new(now));
         if refused as f64 <= RARE * (accepted + refused) as f64 {
-            self.epoch = Epoch::new(now);
             return;
         }
-        let (measured, trust) = self.measure(now);
-        self.pace = Pace::Found { per_second: within(measured * BELOW), at: now, trust };
-        self.epoch = Epoch::new(now);
+        let measured = (accepted as f64 / elapsed.as_secs_f64()).min(self.per_second(now));
+        let per_second = within(measured * BELOW);
+        self.pace = Pace::Found { per_second, at: now, trust: Trust::Measured };
     }
 
     /// Takes what an answer said of the upstream's limits.

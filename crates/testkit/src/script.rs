@@ -15,7 +15,7 @@
 //!
 //! One per line or between `;`, with `3 *` before a step to repeat it: `ok`, `ok after 50ms`,
 //! `slow` (never answers), `refused retry-after=1s`, `fault`, `reset`, `unreachable`,
-//! `timeout [connect|first_token|idle|total]`, `credential`, `quota`, `rejected 400`,
+//! `no-connection`, `timeout [connect|first_token|idle|total]`, `credential`, `quota`, `rejected 400`,
 //! `stream 3 chunks every 10ms`, `stream 2 chunks then fault` (or `reset`, `stall`,
 //! `timeout`), `stream stall after 1`. Settings go behind any of them: `status=503`,
 //! `retry-after=1s`, `usage=7+3`, `limit-requests=600 remaining-requests=3 reset-requests=1s`,
@@ -294,7 +294,7 @@ struct Played {
 }
 
 impl Played {
-    /// The reply, once its first event has come: a provider returns a stream no sooner.
+    /// The reply, once its first content has come: a provider returns a stream no sooner.
     async fn start(self, open: Open) -> Reply {
         if self.chunks > 0 {
             tokio::time::sleep(self.every).await;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! step    = [COUNT "*"] outcome ["after" DURATION] {KEY "=" VALUE}
-//! outcome = "ok" | "slow" | "refused" | "fault" | "reset" | "unreachable"
+//! outcome = "ok" | "slow" | "refused" | "fault" | "reset" | "unreachable" | "no-connection"
 //!         | "timeout" [CLOCK] | "credential" | "quota" | "rejected" [STATUS]
 //!         | "stream" N "chunks" ["every" DURATION] ["then" ending]
 //!         | "stream" "stall" "after" N
@@ -56,6 +56,8 @@ pub(crate) enum Failure {
     Fault,
     Reset,
     Unreachable,
+    /// All of our connections stayed in use.
+    NoConnection,
     Timeout(Clock),
     Credential,
     Quota,
@@ -97,6 +99,9 @@ impl Step {
             Failure::Fault => (Kind::Upstream, Origin::Upstream, 502, "the upstream failed"),
             Failure::Reset => (Kind::Upstream, Origin::Upstream, 0, "connection reset"),
             Failure::Unreachable => (Kind::Unavailable, Origin::Upstream, 0, "connection refused"),
+            Failure::NoConnection => {
+                (Kind::UpstreamTimeout(Clock::Total), Origin::Upstream, 0, "no connection is free")
+            }
             Failure::Timeout(clock) => {
                 (Kind::UpstreamTimeout(clock), Origin::Upstream, 0, "the upstream did not answer")
             }
@@ -107,7 +112,9 @@ impl Step {
         let retry = match failure {
             Failure::Refused | Failure::Fault => Retry::After(self.retry_after.unwrap_or_default()),
             Failure::Reset | Failure::Timeout(Clock::FirstToken) => Retry::After(Duration::ZERO),
-            Failure::Unreachable | Failure::Timeout(Clock::Connect) => Retry::Unsent,
+            Failure::Unreachable
+            | Failure::NoConnection
+            | Failure::Timeout(Clock::Connect) => Retry::Unsent,
             Failure::Timeout(Clock::Idle | Clock::Total)
             | Failure::Credential
             | Failure::Quota
@@ -249,6 +256,7 @@ fn failure(word: &str) -> Option<Failure> {
         "fault" => Failure::Fault,
         "reset" => Failure::Reset,
         "unreachable" => Failure::Unreachable,
+        "no-connection" => Failure::NoConnection,
         "timeout" => Failure::Timeout(Clock::FirstToken),
         "credential" => Failure::Credential,
         "quota" => Failure::Quota,

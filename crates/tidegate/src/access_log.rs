@@ -1,4 +1,4 @@
-//! The access log: one line per ended call, written by a thread of its own.
+//! The access log: one line per ended call or refused request, written by a thread of its own.
 //!
 //! *Why a thread:* a pipe that nobody reads, or a slow disk, must not hold up a call. The queue
 //! is bounded and drops the newest line when it is full; how many is said in the log itself once
@@ -8,7 +8,7 @@
 mod line;
 
 use crate::config::AccessTo;
-use line::Line;
+use line::{Line, RefusedLine};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -23,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tidegate_engine::{Record, Records};
+use tidegate_http::{Refusals, Refused};
 use tidegate_sdk::Price;
 
 /// Lines that may wait: at 10,000 calls/s nearly a second, in 2 MiB.
@@ -32,7 +33,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Bytes after which gathered lines are written, however many wait.
 const BUFFER: usize = 64 << 10;
 
-/// What the engine's records are turned into.
+/// What the engine's records, and the requests its front refuses, are turned into.
 pub(crate) struct AccessLog {
     queue: SyncSender<Message>,
     ended: Receiver<()>,
@@ -41,6 +42,7 @@ pub(crate) struct AccessLog {
 
 enum Message {
     Ended(Record),
+    Refused(Refused),
     /// Write what is here and end.
     Stop,
 }
@@ -84,12 +86,23 @@ impl AccessLog {
 
     /// Where the engine puts its records: never waits, never fails.
     pub(crate) fn records(&self) -> Records {
+        let put = self.put();
+        Arc::new(move |record| put(Message::Ended(record)))
+    }
+
+    /// Where the front tells of the requests it refuses itself: never waits, never fails.
+    pub(crate) fn refusals(&self) -> Refusals {
+        let put = self.put();
+        Arc::new(move |refused| put(Message::Refused(refused)))
+    }
+
+    fn put(&self) -> impl Fn(Message) + use<> {
         let (queue, lost) = (self.queue.clone(), self.lost.clone());
-        Arc::new(move |record| {
-            if queue.try_send(Message::Ended(record)).is_err() {
+        move |message| {
+            if queue.try_send(message).is_err() {
                 lost.fetch_add(1, Relaxed);
             }
-        })
+        }
     }
 
     /// Lines that were dropped and not yet reported in the log itself.
@@ -153,7 +166,7 @@ struct Writer {
 impl Writer {
     fn run(&mut self, queue: &Receiver<Message>) {
         while let Ok(first) = queue.recv() {
-            if matches!(first, Message::Ended(_)) {
+            if !matches!(first, Message::Stop) {
                 thread::sleep(GATHER);
             }
             let waiting =
@@ -162,6 +175,7 @@ impl Writer {
             for message in waiting {
                 match message {
                     Message::Ended(record) => self.add(&record),
+                    Message::Refused(refused) => self.add_refused(&refused),
                     Message::Stop => stop = true,
                 }
                 if self.buffer.len() >= BUFFER {
@@ -181,6 +195,14 @@ impl Writer {
 
     fn add(&mut self, record: &Record) {
         let line = Line::of(record, &self.prices);
+        match self.style {
+            Style::Json => line.json(&mut self.buffer),
+            Style::Pretty => line.pretty(&mut self.buffer),
+        }
+    }
+
+    fn add_refused(&mut self, refused: &Refused) {
+        let line = RefusedLine::of(refused);
         match self.style {
             Style::Json => line.json(&mut self.buffer),
             Style::Pretty => line.pretty(&mut self.buffer),

@@ -5,6 +5,7 @@
 //!
 //! - [`Upstream`] is the provider: it writes the request, reads the answer and classifies
 //!   whatever goes wrong;
+//! - `request` writes requests, `compress` makes their bodies smaller;
 //! - `reply`, `unary` and `events` make a reply of an answer, `decode` undoes its compression;
 //! - `pool` lends connections, `body` brings them back, `h1` and `h2` are the two sorts;
 //! - `connect` opens them, with `dns` and `tls`.
@@ -15,6 +16,7 @@
 //! wanted), no lifetime, and one HTTP/2 connection per host, whatever the server's stream limit.
 
 mod body;
+mod compress;
 mod connect;
 mod decode;
 mod dns;
@@ -32,4 +34,4 @@ mod tls;
 mod unary;
 
 pub use openai::Upstream;
-pub use options::Options;
+pub use options::{CompressRequests, Options};

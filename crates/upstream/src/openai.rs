@@ -2,12 +2,15 @@
 //! simulator.
 
 use crate::{
+    body::Answer,
+    compress::{Compression, Packed},
     connect::Dialer,
     options::Options,
     pool::{Patience, Pool},
     reply,
     request::{Template, parse_base},
 };
+use http::StatusCode;
 use std::{fmt, sync::Arc};
 use tidegate_core::{Attempt, BoxFuture, Provider, Reply, Result, Secret};
 use tokio::{io::DuplexStream, time::Instant};
@@ -17,11 +20,13 @@ use tokio::{io::DuplexStream, time::Instant};
 /// # Cost
 ///
 /// A call on an open connection costs one clone of a header map, two or three headers, and the
-/// copy of a body under 64 KiB whose model name changes; longer bodies are not copied.
+/// copy of a body under 64 KiB whose model name changes; longer bodies are not copied, unless they
+/// are to be compressed.
 pub struct Upstream {
     name: Arc<str>,
     pool: Pool,
     template: Template,
+    compression: Compression,
     max_answer_bytes: usize,
 }
 
@@ -68,17 +73,42 @@ impl Upstream {
 
     fn assemble(name: Arc<str>, options: &Options, dialer: Dialer, template: Template) -> Self {
         let max_answer_bytes = options.max_answer_bytes;
-        Self { name, pool: Pool::new(dialer, options), template, max_answer_bytes }
+        let compression = Compression::new(options.compress_requests);
+        Self { name, pool: Pool::new(dialer, options), template, compression, max_answer_bytes }
     }
 
     async fn attempt(&self, attempt: Attempt<'_>) -> Result<Reply> {
+        let answer = match self.compression.pack(&attempt).await {
+            None => self.exchange(&attempt, None).await?,
+            // Boxed, so that the calls that are not compressed do not carry its state.
+            Some(packed) => Box::pin(self.exchange_packed(&attempt, &packed)).await?,
+        };
+        self.compression.learn(&answer.headers);
+        reply::read(answer, attempt.call, self.max_answer_bytes).await
+    }
+
+    /// Sends the body compressed, and plain when it is refused for that: nothing was done with it.
+    async fn exchange_packed(&self, attempt: &Attempt<'_>, packed: &Packed) -> Result<Answer> {
+        let answer = self.exchange(attempt, Some(packed)).await?;
+        if answer.status != StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            return Ok(answer);
+        }
+        self.compression.learn(&answer.headers);
+        drop(answer);
+        let answer = self.exchange(attempt, None).await?;
+        if answer.status != StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            self.compression.refuse(packed.coding);
+        }
+        Ok(answer)
+    }
+
+    async fn exchange(&self, attempt: &Attempt<'_>, packed: Option<&Packed>) -> Result<Answer> {
         let patience = Patience {
             connect: attempt.connect_timeout,
             deadline: Instant::from_std(attempt.deadline),
         };
-        let make = |protocol| self.template.request(&attempt, protocol);
-        let answer = self.pool.send(patience, make).await?;
-        reply::read(answer, attempt.call, self.max_answer_bytes).await
+        let make = |protocol| self.template.request(attempt, packed, protocol);
+        self.pool.send(patience, make).await
     }
 }
 

@@ -45,10 +45,32 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// Further headers sent with every request. Values are never printed. Default: none.
     pub headers: BTreeMap<String, String>,
+    /// How request bodies over 1 KiB are compressed. "auto" does it once an answer of the upstream
+    /// has named a coding it takes, in its `accept-encoding` header. Few model servers take any:
+    /// ask yours before setting one. A body answered with 415 is sent again plain, and its coding
+    /// not used again. Default "off".
+    pub compress_requests: CompressRequests,
     /// Longest answer that is no stream of events, decompressed. Default "64MiB".
     #[serde(with = "written::size")]
     #[schemars(with = "String")]
     pub max_answer_bytes: usize,
+}
+
+/// How request bodies are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CompressRequests {
+    /// Not at all.
+    #[default]
+    Off,
+    /// With gzip.
+    Gzip,
+    /// With zstd.
+    Zstd,
+    /// With what the upstream names in the `accept-encoding` header of its answers, once it has.
+    ///
+    /// Source: RFC 9110 §12.5.3.
+    Auto,
 }
 
 impl Default for Options {
@@ -64,6 +86,7 @@ impl Default for Options {
             keepalive: Duration::from_secs(30),
             ca_file: None,
             headers: BTreeMap::new(),
+            compress_requests: CompressRequests::Off,
             max_answer_bytes: 64 << 20,
         }
     }
@@ -103,6 +126,7 @@ impl fmt::Debug for Options {
             .field("keepalive", &self.keepalive)
             .field("ca_file", &self.ca_file)
             .field("headers", &self.headers.keys())
+            .field("compress_requests", &self.compress_requests)
             .field("max_answer_bytes", &self.max_answer_bytes)
             .finish_non_exhaustive()
     }
@@ -114,10 +138,13 @@ mod tests {
 
     #[test]
     fn written_and_read_again() {
-        let options: Options =
-            serde_json::from_str(r#"{"dns_ttl":"5s","max_answer_bytes":"1MiB"}"#).unwrap();
+        let options: Options = serde_json::from_str(
+            r#"{"dns_ttl":"5s","max_answer_bytes":"1MiB","compress_requests":"zstd"}"#,
+        )
+        .unwrap();
         assert_eq!(options.dns_ttl, Duration::from_secs(5));
         assert_eq!(options.max_answer_bytes, 1 << 20);
+        assert_eq!(options.compress_requests, CompressRequests::Zstd);
         let written = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<Options>(&written).unwrap(), options);
         assert!(serde_json::from_str::<Options>(r#"{"max_conections":1}"#).is_err());

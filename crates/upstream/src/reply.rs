@@ -11,7 +11,7 @@ use tidegate_wire::{classify, rate_limits};
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// Reads `answer` as far as a provider must: a refusal and a unary answer whole, a stream to its
-/// first event.
+/// first content.
 ///
 /// # Errors
 ///

@@ -1,10 +1,12 @@
 //! Writes requests: one template per upstream, a few headers per attempt, the caller's bytes.
 
-use crate::{connect::Protocol, fault::setting, options::Options};
+use crate::{compress::Packed, connect::Protocol, fault::setting, options::Options};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT,
+    },
     uri::Scheme,
 };
 use http_body::{Body, Frame, SizeHint};
@@ -91,15 +93,23 @@ impl Template {
         })
     }
 
-    /// The request of `attempt`, in the form `protocol` writes.
+    /// The request of `attempt`, its body as it is or `packed`, in the form `protocol` writes.
     pub(crate) fn request(
         &self,
         attempt: &Attempt<'_>,
+        packed: Option<&Packed>,
         protocol: Protocol,
     ) -> Request<RequestBody> {
         let call = attempt.call;
-        let mut request = Request::new(RequestBody::new(attempt));
         let mut headers = self.headers.clone();
+        let body = match packed {
+            Some(packed) => {
+                headers.insert(CONTENT_ENCODING, packed.coding.header());
+                RequestBody::packed(packed)
+            }
+            None => RequestBody::plain(attempt),
+        };
+        let mut request = Request::new(body);
         let operation = position(call.operation);
         *request.method_mut() = Method::POST;
         match protocol {
@@ -155,7 +165,7 @@ fn headers(
     options: &Options,
     credential: Option<&Secret<String>>,
 ) -> Result<HeaderMap> {
-    const OURS: [&str; 7] = [
+    const OURS: [&str; 8] = [
         "host",
         "content-length",
         "transfer-encoding",
@@ -163,6 +173,7 @@ fn headers(
         "te",
         "upgrade",
         "accept-encoding",
+        "content-encoding",
     ];
     let mut headers = HeaderMap::with_capacity(8 + options.headers.len());
     headers.insert(USER_AGENT, USER_AGENT_VALUE);
@@ -193,20 +204,29 @@ fn headers(
     Ok(headers)
 }
 
-/// The caller's body with the upstream's model name in it.
+/// The body of a request, in order.
 pub(crate) struct RequestBody {
     pieces: [Bytes; 3],
 }
 
 impl RequestBody {
-    fn new(attempt: &Attempt<'_>) -> Self {
-        let quoted = serde_json::to_vec(attempt.model).expect("strings always serialize");
-        Self { pieces: in_few_pieces(attempt.call.payload.with_model(quoted.into())) }
+    fn plain(attempt: &Attempt<'_>) -> Self {
+        Self { pieces: in_few_pieces(pieces(attempt)) }
+    }
+
+    fn packed(packed: &Packed) -> Self {
+        Self { pieces: [packed.bytes.clone(), Bytes::new(), Bytes::new()] }
     }
 
     fn len(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum()
     }
+}
+
+/// The caller's body with the upstream's model name in it.
+pub(crate) fn pieces(attempt: &Attempt<'_>) -> [Bytes; 3] {
+    let quoted = serde_json::to_vec(attempt.model).expect("strings always serialize");
+    attempt.call.payload.with_model(quoted.into())
 }
 
 fn in_few_pieces(pieces: [Bytes; 3]) -> [Bytes; 3] {

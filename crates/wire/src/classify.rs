@@ -6,8 +6,11 @@
 //! from status and body together: a 429 may be a full house (wait) or an empty account (stop).
 //! The upstream's own words reach a caller only when they speak of the caller's own request.
 
+mod said;
+
 use crate::{rate_limits, retry_after};
 use bytes::Bytes;
+use said::Said;
 use serde::{Deserialize, de::IgnoredAny};
 use std::{
     borrow::Cow,
@@ -48,17 +51,57 @@ pub fn error_event(data: &[u8]) -> Option<Error> {
     if !said.is_error {
         return None;
     }
+    Some(by_event(&said, data))
+}
+
+/// The error of a response (an event's data) that failed before it carried anything, if the
+/// server is to blame.
+///
+/// `response.failed` is an answer: a response object, its error among its fields. While nothing
+/// of the stream was passed on, one that failed of `server_error` or `rate_limit_exceeded` may as
+/// well be made elsewhere; one that failed of what the caller sent would fail there too. Costs one
+/// search for events that are none.
+pub fn failed_response(data: &[u8]) -> Option<Error> {
+    #[derive(Deserialize)]
+    struct Failed<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: &'a str,
+        #[serde(borrow)]
+        response: Response<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Response<'a> {
+        #[serde(borrow)]
+        error: Cause<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Cause<'a> {
+        #[serde(borrow)]
+        code: Cow<'a, str>,
+    }
+    memchr::memmem::find(data, b"\"response.failed\"")?;
+    let failed = serde_json::from_slice::<Failed<'_>>(data).ok()?;
+    let code = failed.response.error.code;
+    let is_the_servers = matches!(&*code, "server_error" | "rate_limit_exceeded");
+    if failed.kind != "response.failed" || !is_the_servers {
+        return None;
+    }
+    Some(by_event(&Said { is_error: true, code: Some(code), ..Said::default() }, data))
+}
+
+/// The error an event says, with the event as its answer.
+fn by_event(said: &Said<'_>, data: &[u8]) -> Error {
     let error = match said.status() {
         _ if said.is_out_of_money() => out_of_money(),
-        Some(status) => by_status(status, &said, None),
-        None => by_words(&said),
+        Some(status) => by_status(status, said, None),
+        None => by_words(said),
     };
     let status = said.status().unwrap_or(match error.kind() {
         Kind::Rejected => 400,
         Kind::UpstreamCapacity => 429,
         _ => 500,
     });
-    Some(error.with_answer(status, Bytes::copy_from_slice(data)))
+    error.with_answer(status, Bytes::copy_from_slice(data))
 }
 
 /// The error a whole answer of status 200 carries in an answer's place, if it does.
@@ -159,131 +202,6 @@ fn rejected(message: String) -> Error {
 
 fn upstream(kind: Kind, message: impl Into<String>) -> Error {
     Error::new(kind, Origin::Upstream, message)
-}
-
-/// What an error body or event says, in any of the shapes servers use.
-#[derive(Default)]
-struct Said<'a> {
-    is_error: bool,
-    kind: Option<Cow<'a, str>>,
-    code: Option<Cow<'a, str>>,
-    message: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow, default)]
-    error: Option<Detail<'a>>,
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<Word<'a>>,
-    #[serde(borrow, default)]
-    code: Option<Word<'a>>,
-    #[serde(borrow, default)]
-    message: Option<Word<'a>>,
-    #[serde(borrow, default)]
-    detail: Option<Word<'a>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Detail<'a> {
-    #[serde(borrow)]
-    Text(Cow<'a, str>),
-    Object {
-        #[serde(borrow, default, rename = "type")]
-        kind: Option<Word<'a>>,
-        #[serde(borrow, default)]
-        code: Option<Word<'a>>,
-        #[serde(borrow, default)]
-        message: Option<Word<'a>>,
-    },
-    Other(IgnoredAny),
-}
-
-/// A string, or a number seen as one; anything else says nothing.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Word<'a> {
-    #[serde(borrow)]
-    Text(Cow<'a, str>),
-    Number(i64),
-    Other(IgnoredAny),
-}
-
-impl<'a> Word<'a> {
-    fn into_text(self) -> Option<Cow<'a, str>> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Number(number) => Some(number.to_string().into()),
-            Self::Other(_) => None,
-        }
-    }
-}
-
-impl<'a> Said<'a> {
-    fn read(body: &'a [u8]) -> Self {
-        if !body.trim_ascii_start().starts_with(b"{") {
-            return Self::default();
-        }
-        let Ok(envelope) = serde_json::from_slice::<Envelope<'a>>(body) else {
-            return Self::default();
-        };
-        let text = |word: Option<Word<'a>>| word.and_then(Word::into_text);
-        let kind = text(envelope.kind);
-        let is_error = envelope.error.is_some() || kind.as_deref() == Some("error");
-        match envelope.error {
-            Some(Detail::Object { kind, code, message }) => {
-                Self { is_error, kind: text(kind), code: text(code), message: text(message) }
-            }
-            Some(Detail::Text(message)) => {
-                Self { is_error, kind, code: text(envelope.code), message: Some(message) }
-            }
-            // vLLM before 0.10 and FastAPI have no `error` around it.
-            Some(Detail::Other(_)) | None => Self {
-                is_error,
-                kind,
-                code: text(envelope.code),
-                message: text(envelope.message).or_else(|| text(envelope.detail)),
-            },
-        }
-    }
-
-    /// An HTTP status given as the code.
-    fn status(&self) -> Option<u16> {
-        self.code.as_ref()?.parse().ok().filter(|status| (400..600).contains(status))
-    }
-
-    /// Whether the account is empty. Words of a code only: messages of mere rate limits speak of
-    /// quota and billing too (Gemini's do), all but one phrase.
-    fn is_out_of_money(&self) -> bool {
-        const WORDS: [&str; 7] = [
-            "insufficient_quota",
-            "insufficient_credits",
-            "insufficient_balance",
-            "billing_",
-            "credit_balance",
-            "quota_exceeded",
-            "enforced_spend_limit_reached",
-        ];
-        let word_says = [&self.code, &self.kind]
-            .into_iter()
-            .flatten()
-            .any(|word| WORDS.into_iter().any(|needle| word.get(..needle.len()) == Some(needle)));
-        word_says
-            || self.message.as_ref().is_some_and(|text| text.contains("credit balance is too low"))
-    }
-
-    /// The upstream's message for the caller, cut at 1,000 characters.
-    fn text(&self, status: u16) -> Cow<'_, str> {
-        const LONGEST_CHARS: usize = 1_000;
-        match &self.message {
-            Some(message) => match message.char_indices().nth(LONGEST_CHARS) {
-                Some((end, _)) => format!("{}…", &message[..end]).into(),
-                None => Cow::Borrowed(&**message),
-            },
-            None => format!("status {status}").into(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -417,5 +335,24 @@ mod tests {
         ] {
             assert!(error_event(fine.as_bytes()).is_none(), "{fine}");
         }
+    }
+
+    #[test]
+    fn responses_that_failed() {
+        let class = |data: &str| failed_response(data.as_bytes()).map(|error| error.class());
+        let failed = |code: &str| {
+            format!(r#"{{"type":"response.failed","response":{{"error":{{"code":{code}}}}}}}"#)
+        };
+        for (code, expected) in [
+            ("\"server_error\"", Some(Class::Fault)),
+            ("\"rate_limit_exceeded\"", Some(Class::Capacity)),
+            ("\"invalid_prompt\"", None),
+            ("null", None),
+        ] {
+            assert_eq!(class(&failed(code)), expected, "{code}");
+        }
+        let other = failed("\"server_error\"").replace("response.failed", "response.completed");
+        assert_eq!(class(&other), None);
+        assert_eq!(class(r#"{"type":"response.failed","response":{"error":null}}"#), None);
     }
 }

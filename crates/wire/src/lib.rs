@@ -7,6 +7,7 @@
 
 pub mod batch_line;
 pub mod classify;
+pub mod content;
 pub mod error_body;
 pub mod json;
 pub mod rate_limits;

@@ -93,6 +93,11 @@ impl Scanner {
         self.end_event(&mut on_event);
     }
 
+    /// Whether an event has begun and is not complete; a comment is none.
+    pub fn is_inside_event(&self) -> bool {
+        self.has_data || self.line.starts_with(b"data")
+    }
+
     fn check_room(&mut self, more_bytes: usize) -> Result<()> {
         if self.line.len() + self.data.len() + more_bytes > self.max_event_bytes {
             self.is_broken = true;
@@ -214,6 +219,23 @@ mod tests {
     #[test]
     fn empty_data_is_an_event() {
         check(b"data:\n\ndata\n\n", &["", ""]);
+    }
+
+    #[test]
+    fn an_event_begins_with_its_data() {
+        let mut scanner = Scanner::default();
+        for (piece, is_inside) in [
+            (": pi", false),
+            ("ng\n\n", false),
+            ("event: x\n", false),
+            ("data: ", true),
+            ("a\n", true),
+            ("id: 1\n", true),
+            ("\n", false),
+        ] {
+            scanner.push(piece.as_bytes(), |_| ()).unwrap();
+            assert_eq!(scanner.is_inside_event(), is_inside, "{piece:?}");
+        }
     }
 
     #[test]

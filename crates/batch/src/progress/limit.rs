@@ -71,7 +71,7 @@ mod tests {
             bound_by,
             breaker: BreakerState::Closed,
             share: 1.0,
-            latency: Duration::ZERO,
+            latency: None,
             attempts: 0,
             refusals: 0,
         }

@@ -73,7 +73,7 @@ mod tests {
             bound_by: BoundBy::Nothing,
             breaker: BreakerState::Closed,
             share: 1.0,
-            latency: Duration::ZERO,
+            latency: None,
             attempts,
             refusals,
         }]

@@ -125,7 +125,7 @@ pub(crate) fn upstream(in_flight: u32) -> UpstreamState {
         bound_by: BoundBy::Nothing,
         breaker: tidegate_core::BreakerState::Closed,
         share: 1.0,
-        latency: Duration::from_millis(20),
+        latency: Some(Duration::from_millis(20)),
         attempts: 0,
         refusals: 0,
     }

@@ -20,8 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 use tidegate_core::{
-    BoundBy, BreakerState, Call, Error, Kind, Origin, Patience, Result, Retry, TokenEstimate,
-    UpstreamState,
+    BoundBy, BreakerState, Call, Error, Kind, Origin, Patience, Priority, Result, Retry,
+    TokenEstimate, UpstreamState,
 };
 use tidegate_policy::{
     breaker,
@@ -73,6 +73,7 @@ pub(crate) struct Health {
 #[derive(Clone, Copy)]
 struct Ask {
     number: u32,
+    class: Priority,
     tokens: TokenEstimate,
     stream: bool,
     deadline: Instant,
@@ -160,7 +161,9 @@ impl Gate {
     fn join(self: &Arc<Self>, call: &Call, ask: Ask) -> Result<Joined<'_>> {
         let (mut news, mut lost) = (News::default(), Vec::new());
         let mut state = self.state.lock();
-        if state.waiting() == 0 {
+        let now = now();
+        state.spacing.came(now, ask.class);
+        if state.waiting() == 0 && state.lowest(now).is_some_and(|lowest| ask.class <= lowest) {
             match self.grant(&mut state, &ask) {
                 Ok(permit) => return Ok(Joined::Entered(permit)),
                 Err(Wait::Broken(at)) if !ask.is_patient => return Err(self.is_broken(at)),
@@ -168,10 +171,14 @@ impl Gate {
             }
         }
         let (turn, told) = oneshot::channel();
-        let now = now();
         let entry = state.entry(call, now);
         let pushed = state.line.push(now, entry, Waiter { ask, turn }, &mut lost);
+        let is_next = state.has_room() && state.head.is_none();
         drop(state);
+        if is_next {
+            // Those in line may be waiting for what this one need not wait for.
+            self.freed.notify_one();
+        }
         news.lost(self, lost);
         news.tell();
         match pushed {
@@ -211,12 +218,15 @@ impl Gate {
         let (mut news, mut lost) = (News::default(), Vec::new());
         let mut state = self.state.lock();
         let again = loop {
-            if state.in_flight >= state.concurrency.limit() {
+            if !state.has_room() {
                 state.bound_by = BoundBy::Concurrency;
                 break None;
             }
             let now = now();
-            let Some(head) = state.head(now, &mut lost) else { break None };
+            let Some(head) = state.head(now, &mut lost) else {
+                // Whoever is left leaves room for a higher class.
+                break Some(state.spacing.next()).filter(|next| state.waiting() > 0 && *next > now);
+            };
             if now >= head.ask.deadline {
                 news.0.push((head.turn, Err(self.too_late())));
                 continue;
@@ -248,7 +258,7 @@ impl Gate {
             // A timer may fire late. The deadline's own, which ends the wait, is due as well.
             return Err(Wait::Freed);
         }
-        if state.in_flight >= state.concurrency.limit() {
+        if !state.has_room() {
             state.bound_by = BoundBy::Concurrency;
             return Err(Wait::Freed);
         }
@@ -361,7 +371,8 @@ impl Gate {
                 breaker::State::HalfOpen => BreakerState::HalfOpen,
             },
             share: state.breaker.share(now),
-            latency: Duration::try_from_secs_f64(state.latency.cost(now)).unwrap_or_default(),
+            latency: (state.latency.is_measured())
+                .then(|| Duration::try_from_secs_f64(state.latency.cost(now)).unwrap_or_default()),
             attempts: state.attempts,
             refusals: state.refusals,
         }
@@ -372,6 +383,7 @@ impl Ask {
     fn of(call: &Call, number: u32, clocks: &timeout::Options, breakers: Breakers) -> Self {
         Self {
             number,
+            class: call.priority,
             tokens: call.tokens,
             stream: call.stream,
             deadline: call.deadline,

@@ -30,6 +30,8 @@ impl Permit {
     pub(super) fn grant(gate: Arc<Gate>, state: &mut State, ask: &Ask, sent: Instant) -> Self {
         state.in_flight += 1;
         state.attempts += 1;
+        let overloaded = state.line.is_overloaded(ask.class);
+        state.spacing.took(sent, ask.class, state.concurrency.limit(), overloaded);
         match ask.number {
             // What a client sends again is load of the same kind as our own retries, and must not
             // earn more of them. It is not ours to refuse, so it goes even when none is left.
@@ -73,7 +75,7 @@ impl Permit {
         let now = now();
         let mut state = self.gate.state.lock();
         let took = now.saturating_duration_since(self.sent);
-        let health = blame(result);
+        let health = blame(result.as_ref().err());
         match health {
             breaker::Outcome::Good => state.latency.record(now, took),
             breaker::Outcome::Bad => state.latency.failed(now, took),
@@ -88,7 +90,7 @@ impl Permit {
                 let in_flight = state.in_flight;
                 state.pacer.told(reply.limits);
                 state.pacer.accepted(now);
-                state.concurrency.succeeded(in_flight, call.stream.then_some(took));
+                state.concurrency.succeeded(now, in_flight, call.stream.then_some(took));
                 state.clock(call.stream).observe(took, call.tokens.input);
                 if state.concurrency.limit() > limit {
                     // A stream keeps its slot for long, but there is one more now.
@@ -98,19 +100,33 @@ impl Permit {
             Err(error) => self.used = state.failed(self.sent, now, call, error),
         }
     }
+
+    /// Teaches the gate that the answer broke off after its first token. Limits have nothing to
+    /// learn from that: it had been let in.
+    pub(crate) fn broke(&mut self, error: &Error) {
+        if blame(Some(error)) == breaker::Outcome::Bad {
+            let now = now();
+            let mut state = self.gate.state.lock();
+            let roll = state.chance.random();
+            state.latency.failed(now, Duration::ZERO);
+            state.breaker.broke(now, roll);
+        }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.gate.state.lock();
         debug_assert!(state.in_flight > 0, "a slot is given back once");
+        let now = now();
         state.in_flight -= 1;
+        state.spacing.left(now.saturating_duration_since(self.sent));
         if let Some(permit) = self.breaker.take() {
             // The caller left before anything was known.
-            state.breaker.ended(permit, breaker::Outcome::Unknown, now());
+            state.breaker.ended(permit, breaker::Outcome::Unknown, now);
         }
         if let Some(used) = self.used {
-            state.pacer.settle_tokens(now(), self.reserved.total(), used);
+            state.pacer.settle_tokens(now, self.reserved.total(), used);
         }
         drop(state);
         self.gate.freed.notify_one();
@@ -118,12 +134,9 @@ impl Drop for Permit {
 }
 
 /// What an attempt's end says of the target's health.
-fn blame(result: &Result<Reply>) -> breaker::Outcome {
+fn blame(error: Option<&Error>) -> breaker::Outcome {
     use breaker::Outcome::{Bad, Good, Unknown};
-    let error = match result {
-        Ok(_) => return Good,
-        Err(error) => error,
-    };
+    let Some(error) = error else { return Good };
     match (error.class(), error.kind()) {
         (_, Kind::DeadlineExceeded) => Unknown,
         // Our own pool was full: the server never heard of it.

@@ -7,7 +7,7 @@ use super::{
 use crate::{Upstream, parts::Limiters};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::time::{Duration, Instant};
-use tidegate_core::{BoundBy, Call, Class, Error, Kind, Patience, Retry};
+use tidegate_core::{BoundBy, Call, Class, Error, Kind, Patience, Priority, Retry};
 use tidegate_policy::{
     balance::Ewma,
     breaker::{self, Breaker},
@@ -15,6 +15,7 @@ use tidegate_policy::{
     pacer::Pacer,
     queue::{Entry, Lost, Queue},
     retry_budget::RetryBudget,
+    spacing::Spacing,
     timeout::{FirstTokenClock, Shape},
 };
 
@@ -31,6 +32,7 @@ pub(super) struct State {
     pub(super) breaker: Breaker,
     pub(super) latency: Ewma,
     pub(super) line: Queue<Waiter>,
+    pub(super) spacing: Spacing,
     /// Taken out of the line, and waiting for the pacer's moment.
     pub(super) head: Option<Waiter>,
     pub(super) chance: StdRng,
@@ -51,6 +53,7 @@ impl State {
             breaker: Breaker::new(limiters.breaker.clone(), now),
             latency: Ewma::new(now),
             line: Queue::new(limiters.queue.clone()),
+            spacing: Spacing::new(now),
             head: None,
             chance: StdRng::seed_from_u64(SEED),
             in_flight: 0,
@@ -62,6 +65,18 @@ impl State {
         }
     }
 
+    /// Whether a slot is free.
+    pub(super) const fn has_room(&self) -> bool {
+        self.in_flight < self.concurrency.limit()
+    }
+
+    /// The lowest class that may take a slot, if any may.
+    pub(super) fn lowest(&self, now: Instant) -> Option<Priority> {
+        let limit = self.concurrency.limit();
+        let free = limit.saturating_sub(self.in_flight);
+        self.spacing.lowest(now, free, limit, |class| self.line.is_overloaded(class))
+    }
+
     /// Attempts in line, the one at its head included.
     pub(super) fn waiting(&self) -> usize {
         self.line.len() + usize::from(self.head.is_some())
@@ -70,7 +85,7 @@ impl State {
     /// Whose turn it is; those whose callers have left are passed over.
     pub(super) fn head(&mut self, now: Instant, lost: &mut Vec<Lost<Waiter>>) -> Option<Waiter> {
         let head = self.head.take().filter(|head| !head.turn.is_closed());
-        head.or_else(|| self.line.pop(now, lost))
+        head.or_else(|| self.line.pop(now, self.lowest(now)?, lost))
     }
 
     /// What the line has to know of `call`.

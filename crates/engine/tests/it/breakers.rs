@@ -1,8 +1,9 @@
 use crate::house::House;
+use futures_util::StreamExt;
 use std::time::Duration;
 use tidegate_core::{Answer, BreakerState, Call, Kind, Origin, Patience, Retry};
 use tidegate_engine::Model;
-use tidegate_testkit::script::{call, within};
+use tidegate_testkit::script::{call, streaming, within};
 
 fn once(house: House) -> House {
     house.parts(|parts| parts.retry.max_attempts = 1)
@@ -38,6 +39,21 @@ async fn calls_go_to_the_targets_that_work() {
     }
     let sent = home.trace.count("send a");
     assert!(sent <= 10, "{sent} of 200 attempts went to the one that fails");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_whose_streams_break_off_is_left_alone() {
+    let house = House::new(&[("a", "stream 2 chunks then reset"), ("b", "stream 3 chunks")]);
+    let home = house.breakers().open();
+    let mut whole = 0;
+    for _ in 0..200 {
+        let mut reply = home.engine.call(streaming("chat")).await.unwrap();
+        let chunks: Vec<_> = (&mut reply.body).collect().await;
+        whole += u32::from(chunks.iter().all(Result::is_ok));
+        tokio::time::advance(Duration::from_millis(10)).await;
+    }
+    // It is tried again each second, and then believed at its first tokens for a while.
+    assert!(whole >= 150, "{whole} of 200 streams were whole");
 }
 
 #[tokio::test(start_paused = true)]

@@ -146,6 +146,12 @@ impl Home {
         result
     }
 
+    /// How many attempts the first upstream may have in flight.
+    pub(crate) fn limit(&self) -> u32 {
+        use tidegate_core::Answer;
+        self.engine.upstreams()[0].concurrency
+    }
+
     /// The records written so far.
     pub(crate) fn records(&self) -> Vec<Record> {
         self.records.lock().unwrap().clone()

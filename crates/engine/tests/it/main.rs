@@ -4,6 +4,8 @@
 mod breakers;
 mod canary;
 mod cancel;
+mod crowd;
+mod discipline;
 mod driver;
 mod hedges;
 mod house;
@@ -12,3 +14,4 @@ mod mirror;
 mod retries;
 mod streams;
 mod timeouts;
+mod told;

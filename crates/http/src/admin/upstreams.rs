@@ -38,7 +38,8 @@ impl Serialize for Upstream<'_> {
         object.serialize_entry("bound_by", bound_by(state.bound_by))?;
         object.serialize_entry("breaker", state.breaker.name())?;
         object.serialize_entry("share", &state.share)?;
-        object.serialize_entry("latency_ms", &(state.latency.as_micros() as f64 / 1000.0))?;
+        let latency = state.latency.map(|latency| latency.as_micros() as f64 / 1000.0);
+        object.serialize_entry("latency_ms", &latency)?;
         object.serialize_entry("attempts", &state.attempts)?;
         object.serialize_entry("refusals", &state.refusals)?;
         object.end()

@@ -4,7 +4,7 @@ use crate::stub::{Said, Stub, read_all};
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tidegate_core::{BoundBy, BreakerState, Secret, UpstreamState};
+use tidegate_core::{BoundBy, BreakerState, MirrorState, Secret, UpstreamState};
 use tidegate_http::{Drained, serve_admin};
 use tokio::{
     io::AsyncWriteExt as _,
@@ -71,7 +71,7 @@ fn upstream() -> UpstreamState {
         bound_by: BoundBy::Refusals,
         breaker: BreakerState::HalfOpen,
         share: 0.25,
-        latency: Duration::from_micros(12_345),
+        latency: Some(Duration::from_micros(12_345)),
         attempts: 100,
         refusals: 7,
     }
@@ -91,6 +91,7 @@ async fn upstreams_are_listed_with_all_that_is_known() {
             requests_per_second: None,
             shut_for: Duration::ZERO,
             bound_by: BoundBy::Nothing,
+            latency: None,
             ..upstream()
         },
     ]);
@@ -115,14 +116,54 @@ async fn upstreams_are_listed_with_all_that_is_known() {
         "refusals": 7,
     });
     assert_eq!(list[0], expected);
-    let [rate, shut, bound] = ["requests_per_second", "shut_for_ms", "bound_by"];
-    assert!(list[1].as_object().unwrap().contains_key(rate) && list[1][rate].is_null());
+    let [shut, bound] = ["shut_for_ms", "bound_by"];
+    for unknown in ["requests_per_second", "latency_ms"] {
+        let field = list[1].as_object().unwrap().get(unknown);
+        assert_eq!(field, Some(&serde_json::Value::Null), "{unknown}");
+    }
     assert_eq!((&list[1][shut], &list[1][bound]), (&0.into(), &"nothing".into()));
 
     let head = admin.ask("HEAD", "/admin/upstreams", host).await;
     assert_eq!((head.status, &*head.body), (200, ""));
     assert_eq!(head.header("content-length"), Some(&*said.body.len().to_string()));
     assert_eq!(admin.stop().await.cut, 0);
+}
+
+#[tokio::test]
+async fn mirrors_tell_what_became_of_their_copies() {
+    let stub = Stub::fine();
+    let admin = Admin::start(&stub, None).await;
+    let host = "Host: localhost:8081\r\n";
+    let said = admin.ask("GET", "/admin/mirrors", host).await;
+    assert_eq!((said.status, &*said.body), (200, "[]"));
+    stub.mirrors.lock().unwrap().push(MirrorState {
+        model: "chat".into(),
+        upstream: "next".into(),
+        upstream_model: "qwen3-next".into(),
+        share: 0.05,
+        sent: 10,
+        answered: 6,
+        failed: 1,
+        skipped: 2,
+    });
+    let expected = serde_json::json!([{
+        "model": "chat",
+        "upstream": "next",
+        "upstream_model": "qwen3-next",
+        "share": 0.05,
+        "sent": 10,
+        "in_flight": 3,
+        "answered": 6,
+        "failed": 1,
+        "skipped": 2,
+    }]);
+    assert_eq!(admin.ask("GET", "/admin/mirrors", host).await.json(), expected);
+    is_problem(&admin.ask("POST", "/admin/mirrors", host).await, 405, "method_not_allowed");
+    admin.stop().await;
+
+    let admin = Admin::start(&stub, Some(TOKEN)).await;
+    is_problem(&admin.ask("GET", "/admin/mirrors", host).await, 401, "invalid_admin_token");
+    admin.stop().await;
 }
 
 #[tokio::test]

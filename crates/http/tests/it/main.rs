@@ -4,9 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod admin;
+mod compression;
 mod hangup;
 mod headers;
 mod limits;
+mod refusals;
 mod routes;
 mod serving;
 mod streaming;

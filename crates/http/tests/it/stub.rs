@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 use tidegate_core::{
-    Answer, Body, BoxFuture, Call, ContentType, Error, Kind, ModelInfo, Origin, RateLimits, Reply,
-    Result, Served, Tenant, UpstreamState,
+    Answer, Body, BoxFuture, Call, ContentType, Error, Kind, MirrorState, ModelInfo, Origin,
+    RateLimits, Reply, Result, Served, Tenant, UpstreamState,
 };
-use tidegate_http::{Drained, Options, serve, serve_connection};
+use tidegate_http::{Drained, Options, Refusals, Refused, serve, serve_connection};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     net::{TcpListener, TcpStream},
@@ -39,6 +39,10 @@ pub(crate) struct Stub {
     pub(crate) calls: Mutex<Vec<Call>>,
     /// What it says of its upstreams.
     pub(crate) upstreams: Mutex<Vec<UpstreamState>>,
+    /// What it says of its mirrors.
+    pub(crate) mirrors: Mutex<Vec<MirrorState>>,
+    /// The requests that never reached it.
+    pub(crate) refused: Arc<Mutex<Vec<Refused>>>,
     /// One permit for each call that began, and for each that ended, however it did.
     pub(crate) begun: Semaphore,
     pub(crate) ended: Arc<Semaphore>,
@@ -59,6 +63,8 @@ impl Stub {
             script: Box::new(script),
             calls: Mutex::default(),
             upstreams: Mutex::default(),
+            mirrors: Mutex::default(),
+            refused: Arc::default(),
             begun: Semaphore::new(0),
             ended: Arc::new(Semaphore::new(0)),
         })
@@ -67,6 +73,11 @@ impl Stub {
     /// Answers everything with `{"ok":true}`.
     pub(crate) fn fine() -> Arc<Self> {
         Self::new(|_, ended| Act::Reply(json(r#"{"ok":true}"#, ended)))
+    }
+
+    fn refusals(&self) -> Option<Refusals> {
+        let refused = self.refused.clone();
+        Some(Arc::new(move |request| refused.lock().unwrap().push(request)))
     }
 
     /// Waits until `count` calls have begun or ended.
@@ -117,6 +128,10 @@ impl Answer for Stub {
     fn upstreams(&self) -> Vec<UpstreamState> {
         self.upstreams.lock().unwrap().clone()
     }
+
+    fn mirrors(&self) -> Vec<MirrorState> {
+        self.mirrors.lock().unwrap().clone()
+    }
 }
 
 /// A whole JSON answer.
@@ -150,7 +165,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let done = tokio::spawn(serve(listener, Arc::clone(stub) as _, options, stop.clone()));
+        let (answer, refusals) = (Arc::clone(stub) as _, stub.refusals());
+        let done = tokio::spawn(serve(listener, answer, options, refusals, stop.clone()));
         Self { address, stop, done }
     }
 
@@ -168,7 +184,8 @@ impl Server {
 pub(crate) fn memory(stub: &Arc<Stub>, options: Options) -> (DuplexStream, CancellationToken) {
     let (ours, theirs) = tokio::io::duplex(16 << 10);
     let stop = CancellationToken::new();
-    tokio::spawn(serve_connection(theirs, Arc::clone(stub) as _, options, stop.clone()));
+    let (answer, refusals) = (Arc::clone(stub) as _, stub.refusals());
+    tokio::spawn(serve_connection(theirs, answer, options, refusals, stop.clone()));
     (ours, stop)
 }
 

@@ -56,6 +56,11 @@ impl Ewma {
         self.seconds * self.keep(now)
     }
 
+    /// Whether any attempt has ended: before that, the cost is a presumption.
+    pub const fn is_measured(&self) -> bool {
+        self.measured
+    }
+
     fn keep(&self, now: Instant) -> f64 {
         (-now.saturating_duration_since(self.at).as_secs_f64() / DECAY_SECONDS).exp()
     }

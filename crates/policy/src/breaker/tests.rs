@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 /// Plays a script against one breaker, all rolls 0.5. Lines are
 /// `<ms> admit [good|bad|unknown|<name to end later>] [x <times>]`, `<ms> refuse <until ms>`,
-/// `<ms> end <name> <outcome>`, `<ms> share <x>` and `<ms> state closed|open|half-open`.
+/// `<ms> end <name> <outcome>`, `<ms> broke`, `<ms> share <x>` and `<ms> state closed|open|half-open`.
 #[track_caller]
 fn check(options: Options, script: &str) {
     let start = Instant::now();
@@ -27,6 +27,7 @@ fn check(options: Options, script: &str) {
                     }
                 }
             }
+            "broke" => breaker.broke(now, 0.5),
             "refuse" => {
                 let expected = Admit::Refused { retry_at: ms(2) };
                 assert_eq!(breaker.admit(now, 0.5), expected, "at: {line}");
@@ -236,4 +237,28 @@ fn options_read_from_config() {
     assert_eq!(options, Options { open_for, failure_share: 0.25, ..Options::default() });
     assert!(read(r#"{"open_secs": 3}"#).is_err());
     assert!(read(r#"{"failure_share": 50}"#).unwrap_err().to_string().contains("0 to 1"));
+}
+
+#[test]
+fn streams_that_all_break_off_are_failures() {
+    let broken: String = (0..9).map(|n| format!("{n} admit good x 2\n{n} broke\n")).collect();
+    check(Options::default(), &(broken + "10 state closed\n10 admit good x 2\n10 broke\n10 state open"));
+    check(Options::default(), &"0 admit good\n0 broke\n0 state closed\n".repeat(19));
+}
+
+#[test]
+fn a_stream_that_breaks_off_while_probing_is_old_news() {
+    check(
+        Options::default(),
+        "
+        0    admit bad x 5
+        1    broke
+        999  refuse 1000
+        1000 admit good
+        1001 broke
+        1001 state half-open
+        1001 admit good x 2
+        1001 state closed
+        ",
+    );
 }

@@ -8,11 +8,15 @@
 //! LIFO the one served is always young.
 //!
 //! ```text
-//! good --(oldest over its target for an interval)--> overloaded --(line empty)--> good
+//!      oldest over its target for an interval
+//! good ---------------------------------------> overloaded
+//!      <---------------------------------------
+//!      nobody over it for as long
 //! ```
 //!
-//! Just after an overload a quarter of the interval is enough: a load slightly over what can be
-//! served empties the line now and then and is no less an overload.
+//! Leaving takes as long as entering, and coming back a quarter of it: a load slightly over what
+//! can be served empties the line now and then and is no less an overload, nor is one that is
+//! shed to nothing.
 
 use std::time::{Duration, Instant};
 
@@ -22,8 +26,9 @@ const REMEMBERED: u32 = 10;
 /// The state of one line.
 #[derive(Debug, Default)]
 pub(super) struct Codel {
-    over_since: Option<Instant>,
     overloaded: bool,
+    /// Since when every look has seen the opposite of `overloaded`.
+    otherwise_since: Option<Instant>,
     ended_at: Option<Instant>,
 }
 
@@ -34,23 +39,21 @@ impl Codel {
 
     /// Looks at the line: `over_at` is when its oldest call is over its target.
     pub(super) fn observe(&mut self, now: Instant, interval: Duration, over_at: Option<Instant>) {
-        let Some(over_at) = over_at else {
-            if std::mem::take(&mut self.overloaded) {
-                self.ended_at = Some(now);
-            }
-            self.over_since = None;
-            return;
-        };
-        if now <= over_at {
-            self.over_since = None;
+        let over_at = over_at.filter(|over_at| *over_at < now);
+        if over_at.is_some() == self.overloaded {
+            self.otherwise_since = None;
             return;
         }
         // Calls in front of the oldest were older still: since then at least.
-        let since = *self.over_since.get_or_insert(over_at);
+        let since = *self.otherwise_since.get_or_insert(over_at.unwrap_or(now));
         let lately = self.ended_at.is_some_and(|ended| {
             now.saturating_duration_since(ended) < interval.saturating_mul(REMEMBERED)
         });
-        let enough = if lately { interval / 4 } else { interval };
-        self.overloaded |= now.saturating_duration_since(since) >= enough;
+        let enough = if lately && !self.overloaded { interval / 4 } else { interval };
+        if now.saturating_duration_since(since) >= enough {
+            self.ended_at = self.overloaded.then_some(now);
+            self.overloaded = !self.overloaded;
+            self.otherwise_since = None;
+        }
     }
 }

@@ -87,7 +87,7 @@ impl Line {
         interval: Duration,
         calls: &Arena<Waiting<T>>,
     ) {
-        let over_at = self.oldest().map(|id| calls[id].over_target_at());
+        let over_at = self.oldest().map(|id| calls[id].over_target_at(self.overloaded()));
         self.codel.observe(now, interval, over_at);
     }
 
@@ -177,7 +177,7 @@ impl Line {
             // It waits for a slot and for nobody else: next is as good as served.
             oldest = calls[oldest].newer(AGE)?;
         }
-        if now <= calls[oldest].over_target_at() {
+        if now <= calls[oldest].over_target_at(self.overloaded()) {
             return None;
         }
         let own = self.tenants.table[calls[oldest].tenant].waiting;

@@ -242,10 +242,13 @@ impl<T> Queue<T> {
         Ok(Ticket { id, number: self.pushed })
     }
 
-    /// Takes out the call to be sent next. Those who are too late are added to `lost`.
-    pub fn pop(&mut self, now: Instant, lost: &mut Vec<Lost<T>>) -> Option<T> {
+    /// Takes out the call to be sent next, of classes down to `lowest`. Those who are too late are
+    /// added to `lost`.
+    pub fn pop(&mut self, now: Instant, lowest: Priority, lost: &mut Vec<Lost<T>>) -> Option<T> {
         self.expire(now, lost);
-        let waiting = CLASSES.into_iter().filter(|class| !self.lines[*class as usize].is_empty());
+        let waiting = CLASSES
+            .into_iter()
+            .filter(|class| *class <= lowest && !self.lines[*class as usize].is_empty());
         let class = waiting.min_by_key(|class| (self.lines[*class as usize].start, *class))?;
         let line = &mut self.lines[class as usize];
         line.observe(now, self.options.interval, &self.calls);
@@ -287,6 +290,11 @@ impl<T> Queue<T> {
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.too_late.is_empty()
+    }
+
+    /// Whether the line of `class` stands because more comes in than goes out.
+    pub const fn is_overloaded(&self, class: Priority) -> bool {
+        self.lines[class as usize].overloaded()
     }
 
     /// Calls of `class` in line, patient ones included.

@@ -161,7 +161,7 @@ fn play(seed: u64, options: Options, steps: u32) {
                 naive.take_out(item);
                 None
             }
-            _ => queue.pop(now, &mut lost),
+            _ => queue.pop(now, Priority::Bulk, &mut lost),
         };
         ledger.lose(now, &mut lost).into_iter().for_each(|item| naive.take_out(item));
         if let Some(item) = served {
@@ -176,7 +176,7 @@ fn play(seed: u64, options: Options, steps: u32) {
         }
         check_counts(&queue, &ledger, &options);
     }
-    while let Some(item) = queue.pop(now, &mut lost) {
+    while let Some(item) = queue.pop(now, Priority::Bulk, &mut lost) {
         ledger.leave(item);
     }
     ledger.lose(now, &mut lost);

@@ -91,7 +91,7 @@ fn run(streams: &[Callers], service: f64) -> Vec<Outcome> {
             let _ = queue.push(at(now), entry, (next, now), &mut lost);
         }
         while busy.len() < SLOTS
-            && let Some((stream, came)) = queue.pop(at(now), &mut lost)
+            && let Some((stream, came)) = queue.pop(at(now), Priority::Bulk, &mut lost)
         {
             let done = now + service * (0.9 + 0.2 * chance.roll());
             busy.push(Reverse((done * 1e9) as u64));

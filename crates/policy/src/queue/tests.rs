@@ -28,7 +28,7 @@ fn check(options: Options, script: &str) {
                 tickets.extend(pushed.ok().map(|ticket| (words[2].to_owned(), ticket)));
             }
             "pop" => {
-                let served = words[2..].iter().map(|_| queue.pop(now, &mut lost));
+                let served = words[2..].iter().map(|_| queue.pop(now, Priority::Bulk, &mut lost));
                 let served: Vec<_> = served.map(|name| name.unwrap_or("-".to_owned())).collect();
                 assert_eq!(served, words[2..], "at: {line}");
             }
@@ -218,7 +218,10 @@ fn a_standing_line_turns_round_and_sheds_its_old_end() {
         118 delay 0 0.0
         120 push j default t within=100000 takes=40
         125 push k default t within=100000 takes=40
-        125 pop j k
+        125 pop k j
+        230 push l default t within=100000 takes=40
+        235 push m default t within=100000 takes=40
+        235 pop l m
         ",
     );
 }
@@ -325,11 +328,11 @@ fn tags_of_the_absent_are_bounded_and_forgotten() {
     queue.push(now, entry(0), 0, &mut lost).unwrap();
     for tenant in 1..10_000 {
         queue.push(now, entry(tenant), tenant, &mut lost).unwrap();
-        queue.pop(now, &mut lost).unwrap();
+        queue.pop(now, Priority::Bulk, &mut lost).unwrap();
     }
     let line = &queue.lines[Priority::Default as usize];
     assert!(line.remembered() <= 4097, "{}", line.remembered());
-    queue.pop(now, &mut lost).unwrap();
+    queue.pop(now, Priority::Bulk, &mut lost).unwrap();
     assert_eq!(queue.lines[Priority::Default as usize].remembered(), 0);
 }
 
@@ -338,7 +341,7 @@ fn a_ticket_does_not_name_who_came_after() {
     let (mut queue, now, mut lost) = (Queue::new(Options::default()), Instant::now(), Vec::new());
     let entry = entry(now, &["0", "push", "x", "default", "t"]);
     let first = queue.push(now, entry.clone(), 1, &mut lost).unwrap();
-    assert_eq!(queue.pop(now, &mut lost), Some(1));
+    assert_eq!(queue.pop(now, Priority::Bulk, &mut lost), Some(1));
     let second = queue.push(now, entry, 2, &mut lost).unwrap();
     assert_eq!(second.id, first.id);
     assert_eq!((queue.remove(first), queue.remove(second)), (None, Some(2)));

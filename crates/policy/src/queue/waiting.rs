@@ -13,6 +13,9 @@ pub(super) const AGE: usize = 1;
 /// overloaded, and the share of its own service time.
 const TARGET_OF_DEADLINE: u32 = 20;
 const TARGET_OF_SERVICE: u32 = 4;
+/// While the line is overloaded, nobody may wait for longer: a refusal is worth most at once.
+/// (Maurer, "Fail at scale", goes from 100 ms to 5 ms.)
+const TARGET_OVERLOADED: Duration = Duration::from_millis(15);
 
 /// One call in line.
 #[derive(Debug)]
@@ -74,8 +77,9 @@ impl<T> Waiting<T> {
     }
 
     /// When it has waited for longer than its target.
-    pub(super) fn over_target_at(&self) -> Instant {
-        self.pushed + self.target
+    pub(super) fn over_target_at(&self, overloaded: bool) -> Instant {
+        let most = if overloaded { TARGET_OVERLOADED } else { Duration::MAX };
+        self.pushed + self.target.min(most)
     }
 }
 

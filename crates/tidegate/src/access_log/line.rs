@@ -1,12 +1,16 @@
 //! One line of the access log, for machines and for eyes.
 
 use serde::Serialize;
-use std::{collections::BTreeMap, time::Duration};
-use tidegate_core::{Error, Kind, Origin, Usage};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+use tidegate_core::{Error, Front, Kind, Origin, Usage};
 use tidegate_engine::{Outcome, Record};
+use tidegate_http::Refused;
 use tidegate_sdk::Price;
 
-/// One line, in the order it is written. What is not known is left out.
+/// The line of a call, in the order it is written. What is not known is left out.
 #[derive(Serialize)]
 pub(super) struct Line<'a> {
     time: String,
@@ -43,10 +47,10 @@ pub(super) struct Line<'a> {
 
 impl<'a> Line<'a> {
     pub(super) fn of(record: &'a Record, prices: &BTreeMap<String, Price>) -> Self {
-        let (status, class, code) = ending(record.outcome);
+        let (status, class, code) = ending(record);
         let usage = record.usage;
         Self {
-            time: show_time(record),
+            time: show_time(record.started_at),
             request_id: &record.id,
             front: record.front.name(),
             caller: &record.tenant,
@@ -70,15 +74,12 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn json(&self, into: &mut Vec<u8>) {
-        serde_json::to_writer(&mut *into, self).expect("strings and numbers serialize");
-        into.push(b'\n');
+        write_json(self, into);
     }
 
     /// For eyes: `12:03:04 200 chat -> vllm 1.24 s (first 0.31 s) 12+345 tokens`.
     pub(super) fn pretty(&self, into: &mut Vec<u8>) {
-        use std::fmt::Write;
-        let time = self.time.get(11..19).unwrap_or(&self.time);
-        let mut line = format!("{time} {} {}", self.status, self.model);
+        let mut line = format!("{} {} {}", clock(&self.time), self.status, self.model);
         let mut say = |part: String| line.push_str(&part);
         if let Some(upstream) = self.upstream {
             say(format!(" -> {upstream}"));
@@ -96,28 +97,93 @@ impl<'a> Line<'a> {
         if let Some(code) = self.code {
             say(format!(" {code} ({})", self.class));
         }
-        // The caller chose the model's name: no escape sequence of it reaches the terminal.
-        let mut plain = String::with_capacity(line.len());
-        for c in line.chars() {
-            if c.is_control() {
-                write!(plain, "{}", c.escape_default()).expect("a string takes it all");
-            } else {
-                plain.push(c);
-            }
-        }
-        into.extend_from_slice(plain.as_bytes());
-        into.push(b'\n');
+        write_plain(&line, into);
     }
 }
 
+/// The line of a request that never became a call, in the order it is written.
+#[derive(Serialize)]
+pub(super) struct RefusedLine<'a> {
+    time: String,
+    request_id: &'a str,
+    front: &'static str,
+    /// Left out where the key was not good, or not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<&'a str>,
+    method: &'a str,
+    path: &'a str,
+    status: u16,
+    class: &'static str,
+    code: &'static str,
+    attempts: u32,
+    duration_ms: f64,
+}
+
+impl<'a> RefusedLine<'a> {
+    pub(super) fn of(refused: &'a Refused) -> Self {
+        Self {
+            time: show_time(refused.started_at),
+            request_id: &refused.id,
+            front: Front::Http.name(),
+            caller: refused.tenant.as_deref(),
+            method: &refused.method,
+            path: &refused.path,
+            status: refused.status,
+            class: refused.class.name(),
+            code: refused.code,
+            attempts: 0,
+            duration_ms: millis(refused.duration),
+        }
+    }
+
+    pub(super) fn json(&self, into: &mut Vec<u8>) {
+        write_json(self, into);
+    }
+
+    /// For eyes: `12:03:04 401 POST /v1/embeddings 0 ms invalid_api_key (caller)`.
+    pub(super) fn pretty(&self, into: &mut Vec<u8>) {
+        let Self { status, method, path, code, class, .. } = self;
+        let (time, took) = (clock(&self.time), seconds(self.duration_ms));
+        write_plain(&format!("{time} {status} {method} {path} {took} {code} ({class})"), into);
+    }
+}
+
+fn write_json(line: &impl Serialize, into: &mut Vec<u8>) {
+    serde_json::to_writer(&mut *into, line).expect("strings and numbers serialize");
+    into.push(b'\n');
+}
+
+/// Callers choose names and paths: no escape sequence of theirs reaches the terminal.
+fn write_plain(line: &str, into: &mut Vec<u8>) {
+    use std::fmt::Write;
+    let mut plain = String::with_capacity(line.len());
+    for c in line.chars() {
+        if c.is_control() {
+            write!(plain, "{}", c.escape_default()).expect("a string takes it all");
+        } else {
+            plain.push(c);
+        }
+    }
+    into.extend_from_slice(plain.as_bytes());
+    into.push(b'\n');
+}
+
+/// Hours, minutes and seconds of a whole time.
+fn clock(time: &str) -> &str {
+    time.get(11..19).unwrap_or(time)
+}
+
 /// Status as the caller saw it, class of SPEC section 6.1, and code.
-fn ending(outcome: Outcome) -> (u16, &'static str, Option<&'static str>) {
-    let kind = match outcome {
+fn ending(record: &Record) -> (u16, &'static str, Option<&'static str>) {
+    let kind = match record.outcome {
         Outcome::Ok => return (200, "ok", None),
         Outcome::Failed(kind) => kind,
         Outcome::Cancelled => Kind::Cancelled,
     };
-    let error = Error::new(kind, Origin::Gateway, String::new());
+    let mut error = Error::new(kind, Origin::Gateway, String::new());
+    if let Some(status) = record.upstream_status {
+        error = error.with_answer(status, Default::default());
+    }
     (tidegate_wire::error_body::status(&error), error.class().name(), Some(error.code()))
 }
 
@@ -125,8 +191,8 @@ fn cost(usage: Usage, price: &Price) -> f64 {
     (usage.input as f64 * price.input + usage.output as f64 * price.output) / 1e6
 }
 
-fn show_time(record: &Record) -> String {
-    let time = jiff::Timestamp::try_from(record.started_at).unwrap_or_default();
+fn show_time(time: SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(time).unwrap_or_default();
     format!("{time:.3}")
 }
 
@@ -143,7 +209,7 @@ fn seconds(millis: f64) -> String {
 pub(super) mod tests {
     use super::*;
     use std::time::UNIX_EPOCH;
-    use tidegate_core::{Front, Operation};
+    use tidegate_core::{Class, Operation};
 
     pub(crate) fn record() -> Record {
         Record {
@@ -157,6 +223,7 @@ pub(super) mod tests {
             upstream_model: Some("qwen3-8b".into()),
             attempts: 1,
             outcome: Outcome::Ok,
+            upstream_status: None,
             usage: Some(Usage { input: 1000, cached_input: 0, output: 200, reasoning: 0 }),
             started_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
             first_chunk: Some(Duration::from_micros(310_500)),
@@ -221,5 +288,61 @@ pub(super) mod tests {
         assert!(!line.contains('\u{1b}') && line.lines().count() == 1, "{line}");
         let gone = Record { outcome: Outcome::Cancelled, ..record() };
         assert!(json(&gone).contains(r#""status":499,"class":"cancelled""#));
+    }
+
+    #[test]
+    fn an_upstreams_404_was_logged_as_400() {
+        for (kind, upstream_status, status) in [
+            (Kind::Rejected, Some(404), 404),
+            (Kind::Rejected, Some(422), 422),
+            (Kind::Rejected, None, 400),
+            // What the caller got is ours.
+            (Kind::Upstream, Some(500), 502),
+            (Kind::UpstreamCredential, Some(401), 502),
+        ] {
+            let failed = Record { outcome: Outcome::Failed(kind), upstream_status, ..record() };
+            let line = json(&failed);
+            assert!(line.contains(&format!(r#""status":{status},"#)), "{line}");
+        }
+    }
+
+    pub(crate) fn refused() -> Refused {
+        Refused {
+            id: "req_2".into(),
+            tenant: None,
+            method: "POST".into(),
+            path: "/v1/chat/completions".into(),
+            status: 401,
+            code: "invalid_api_key",
+            class: Class::Caller,
+            started_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            duration: Duration::from_micros(210),
+        }
+    }
+
+    #[test]
+    fn a_refused_request_had_no_line() {
+        let json = |refused: &Refused| {
+            let mut text = Vec::new();
+            RefusedLine::of(refused).json(&mut text);
+            String::from_utf8(text).unwrap()
+        };
+        assert_eq!(
+            json(&refused()),
+            concat!(
+                r#"{"time":"2023-11-14T22:13:20.123Z","request_id":"req_2","front":"http","#,
+                r#""method":"POST","path":"/v1/chat/completions","status":401,"class":"caller","#,
+                r#""code":"invalid_api_key","attempts":0,"duration_ms":0.21}"#,
+                "\n"
+            )
+        );
+        let known = Refused { tenant: Some("4kQ0".into()), ..refused() };
+        assert!(json(&known).contains(r#""front":"http","caller":"4kQ0","method""#));
+
+        let evil = Refused { path: "/\u{1b}[31m".into(), ..refused() };
+        let mut text = Vec::new();
+        RefusedLine::of(&evil).pretty(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(text, "22:13:20 401 POST /\\u{1b}[31m 0 ms invalid_api_key (caller)\n");
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Directory of the state [default: .tidegate]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Where one line per call goes: stderr, off, or a path [default: stderr]
+    /// Where one line per call or refused request goes: stderr, off, or a path [default: stderr]
     #[arg(long, value_name = "WHERE")]
     access_log: Option<String>,
     /// Writes the port that is served to this file, once it is
@@ -107,6 +107,7 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
     let access_log =
         AccessLog::start(&loaded.config.log.access, prices).context("opening the access log")?;
     let records = access_log.as_ref().map(AccessLog::records);
+    let refusals = access_log.as_ref().map(AccessLog::refusals);
     let client = assembly::for_serve(&loaded, store.clone(), records)?;
 
     let address = callers.local_addr()?;
@@ -121,7 +122,7 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
     }
 
     let options = loaded.config.http_options();
-    let serving = tidegate_http::serve(callers, client.answer(), options, stop.clone());
+    let serving = tidegate_http::serve(callers, client.answer(), options, refusals, stop.clone());
     let admin = serve_admin(admin, client.answer(), loaded.admin_token, stop);
     let refreshing = refresh(store.clone());
     let (drained, ()) = tokio::select! {

@@ -88,6 +88,10 @@ pub(crate) struct Server {
     pub(crate) data_dir: PathBuf,
     /// Certificate and key of the callers' port. Default: none, and callers speak plain HTTP.
     pub(crate) tls: Option<tidegate_http::Tls>,
+    /// Which answers are compressed for callers that take it, zstd, brotli or gzip by
+    /// `Accept-Encoding`: those of at least this size, or "off". Event streams never are. Default
+    /// "16KiB", the size from which it saves round trips.
+    pub(crate) compression: tidegate_http::Compression,
     /// Limits and timers of the callers' port.
     pub(crate) limits: tidegate_http::Options,
 }
@@ -100,6 +104,7 @@ impl Default for Server {
             admin_token: None,
             data_dir: ".tidegate".into(),
             tls: None,
+            compression: tidegate_http::Compression::default(),
             limits: tidegate_http::Options::default(),
         }
     }
@@ -125,8 +130,8 @@ impl Default for AdminListen {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Log {
-    /// Where one line per call goes: "stderr", "off", or the path of a file to append to. JSON,
-    /// except on a terminal. Default "stderr".
+    /// Where one line per call or refused request goes: "stderr", "off", or the path of a file to
+    /// append to. JSON, except on a terminal. Default "stderr".
     pub(crate) access: AccessTo,
 }
 
@@ -178,6 +183,7 @@ impl Config {
         let routed_headers: std::collections::BTreeSet<_> = names.collect();
         tidegate_http::Options {
             tls: self.server.tls.clone(),
+            compression: self.server.compression,
             routed_headers: routed_headers.into_iter().collect(),
             ..self.server.limits.clone()
         }

@@ -173,6 +173,114 @@ async fn sigterm_finishes_what_is_in_flight() {
     assert!(!log.contains("hello there") && !log.contains(&gateway.key), "{log}");
 }
 
+/// Refusals of the front had no line, and an upstream's 404 was logged as 400.
+#[tokio::test]
+async fn the_access_log_says_what_callers_got() {
+    let (_sim, address) = simulator(&["--strict-models", "--ttft", "1ms", "--itl", "0ms"]).await;
+    let gateway = Gateway::start(&format!(
+        "[upstreams.far]\nbase_url = \"http://{address}/v1\"\n\
+         [models.sim-small]\ntargets = [{{ upstream = \"far\" }}]\n\
+         [models.gone]\ntargets = [{{ upstream = \"far\", model = \"unheard-of\" }}]\n"
+    ))
+    .await;
+    let path = "/v1/chat/completions";
+    let anonymous = send(gateway.address, "POST", path, &[], CHAT).await;
+    let mut seen = vec![(anonymous.status().as_u16(), None, path)];
+    for (method, path, body, model) in [
+        ("POST", path, CHAT, Some("sim-small")),
+        ("POST", path, &*CHAT.replace("sim-small", "gone"), Some("gone")),
+        ("POST", path, &*CHAT.replace("sim-small", "none"), Some("none")),
+        ("POST", path, "{", None),
+        ("GET", "/v1/nothing?q=1", "", None),
+        ("PUT", "/v1/models", "", None),
+        ("GET", "/v1/models", "", None),
+    ] {
+        let status = gateway.send(method, path, body).await.status().as_u16();
+        if path != "/v1/models" || method == "PUT" {
+            seen.push((status, model, path.split('?').next().unwrap()));
+        }
+    }
+    let statuses: Vec<u16> = seen.iter().map(|(status, ..)| *status).collect();
+    assert_eq!(statuses, [401, 200, 404, 404, 400, 404, 405]);
+
+    gateway.process.terminate().unwrap();
+    gateway.process.wait(std::time::Duration::from_secs(30)).await;
+    let log = std::fs::read_to_string(gateway.dir.path().join("access.log")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), seen.len(), "{log}");
+    // An answered call is settled with its last byte, which may be after the next refusal.
+    for (status, model, path) in seen {
+        let is_it = |line: &&serde_json::Value| match model {
+            Some(model) => line["model"] == model,
+            None => line["path"] == path && line["status"] == status,
+        };
+        let line = lines.iter().find(is_it).unwrap_or_else(|| panic!("{path} in {log}"));
+        assert_eq!(line["status"], status, "{line}");
+        assert!(line["request_id"].is_string() && line["duration_ms"].is_number(), "{line}");
+    }
+    assert!(!log.contains("q=1") && !log.contains(&gateway.key), "{log}");
+}
+
+#[tokio::test]
+async fn long_answers_are_compressed_and_bodies_unpacked() {
+    let gateway = Gateway::start("").await;
+    let inputs = vec!["\"some words to embed\""; 16].join(",");
+    let long = format!("{{\"model\":\"sim-small\",\"input\":[{inputs}]}}");
+    let auth = format!("Bearer {}", gateway.key);
+    for (accepted, coding) in [("gzip, deflate, br, zstd", Some("zstd")), ("identity", None)] {
+        let headers = [("authorization", &*auth), ("accept-encoding", accepted)];
+        let response = send(gateway.address, "POST", "/v1/embeddings", &headers, &long).await;
+        assert_eq!(response.status(), 200);
+        let said = response.headers().get("content-encoding");
+        assert_eq!(said.map(|coding| coding.to_str().unwrap()), coding);
+    }
+    let headers = [("authorization", &*auth), ("content-encoding", "snappy")];
+    let refused = send(gateway.address, "POST", "/v1/embeddings", &headers, &long).await;
+    assert_eq!(refused.status(), 415);
+    assert_eq!(refused.headers()["accept-encoding"], "zstd, br, gzip");
+
+    let off = Gateway::start("[server]\ncompression = \"off\"\n").await;
+    let auth = format!("Bearer {}", off.key);
+    let headers = [("authorization", &*auth), ("accept-encoding", "gzip")];
+    let response = send(off.address, "POST", "/v1/embeddings", &headers, &long).await;
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key("content-encoding"));
+}
+
+#[tokio::test]
+async fn operators_see_what_became_of_copies() {
+    let gateway = Gateway::start(
+        r#"
+        [upstreams.sim]
+        protocol = "sim"
+        [models.sim-small]
+        targets = [{ upstream = "sim" }]
+        mirror = { upstream = "sim", model = "sim-large", share = 1.0 }
+        "#,
+    )
+    .await;
+    gateway.send("POST", "/v1/chat/completions", CHAT).await;
+    let local = [("host", "localhost")];
+    let answered = async {
+        loop {
+            let mirrors =
+                json(send(gateway.admin, "GET", "/admin/mirrors", &local, "").await).await;
+            if mirrors[0]["answered"] == 1 {
+                return mirrors;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(30);
+    let mirrors = tokio::time::timeout(patience, answered).await.unwrap();
+    let expected = serde_json::json!([{
+        "model": "sim-small", "upstream": "sim", "upstream_model": "sim-large", "share": 1.0,
+        "sent": 1, "in_flight": 0, "answered": 1, "failed": 0, "skipped": 0,
+    }]);
+    assert_eq!(mirrors, expected);
+}
+
 /// The warning went nowhere: no subscriber was installed.
 #[tokio::test]
 async fn what_operators_must_hear_of_was_said_to_nobody() {
@@ -201,11 +309,15 @@ async fn operators_have_a_port_of_their_own() {
     let local = [("host", "localhost")];
     let response = send(gateway.admin, "GET", "/admin/upstreams", &local, "").await;
     assert_eq!(response.status(), 200);
-    assert!(json(response).await.is_array());
+    let before = json(response).await;
+    assert_eq!(before[0]["attempts"], 0, "{before}");
+    // A presumption was told before anything was measured.
+    assert_eq!(before[0].get("latency_ms"), Some(&serde_json::Value::Null));
     gateway.send("POST", "/v1/chat/completions", CHAT).await;
     let after = json(send(gateway.admin, "GET", "/admin/upstreams", &local, "").await).await;
     assert_eq!((&after[0]["upstream"], &after[0]["model"]), (&"sim".into(), &"sim-small".into()));
     assert_eq!(after[0]["attempts"], 1, "{after}");
+    assert!(after[0]["latency_ms"].is_number(), "{after}");
 
     // Neither port answers what is the other's.
     let callers = gateway.send("GET", "/admin/upstreams", "").await;

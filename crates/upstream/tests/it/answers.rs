@@ -155,7 +155,7 @@ async fn a_stream_without_a_first_event_is_a_fault() {
 
 #[tokio::test]
 async fn a_later_error_event_ends_the_stream_and_is_not_passed_on() {
-    let first = "data: {\"choices\":[]}\n\n";
+    let first = "data: {\"choices\":[{\"text\":\"a\"}]}\n\n";
     let (text, error) = read_in_pieces(&[first, "data: {\"error\":\"boom\"}\n\n", first]).await;
     assert_eq!(text, first);
     assert_eq!(error.unwrap().class(), Class::Fault);
@@ -198,7 +198,7 @@ async fn read_in_pieces(pieces: &[&'static str]) -> (String, Option<Error>) {
 
 #[tokio::test]
 async fn a_stream_cut_off_is_no_success() {
-    let first = "data: {\"choices\":[]}\n\n";
+    let first = "data: {\"choices\":[{\"text\":\"a\"}]}\n\n";
     let (text, error) = read_stream(Operation::ChatCompletions, first).await;
     assert_eq!(text, first);
     assert_eq!(error.unwrap().message(), "the upstream's stream ended early");
@@ -206,11 +206,11 @@ async fn a_stream_cut_off_is_no_success() {
         let (_, error) = read_stream(Operation::ChatCompletions, &format!("{first}{end}")).await;
         assert!(error.is_none(), "{end}");
     }
-    let created = "data: {\"type\":\"response.created\"}\n\n";
-    let (_, error) = read_stream(Operation::Responses, created).await;
+    let delta = "data: {\"type\":\"response.output_text.delta\",\"delta\":\"a\"}\n\n";
+    let (_, error) = read_stream(Operation::Responses, delta).await;
     assert!(error.is_some());
     for end in ["completed", "failed", "incomplete"] {
-        let stream = format!("{created}event: x\ndata: {{\"type\": \"response.{end}\"}}\n\n");
+        let stream = format!("{delta}event: x\ndata: {{\"type\": \"response.{end}\"}}\n\n");
         assert!(read_stream(Operation::Responses, &stream).await.1.is_none(), "{end}");
     }
 }

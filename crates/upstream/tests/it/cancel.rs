@@ -61,8 +61,13 @@ async fn before_the_first_event() {
 }
 
 #[tokio::test]
+async fn before_the_first_content() {
+    check(events("data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n"), true).await;
+}
+
+#[tokio::test]
 async fn inside_a_stream() {
-    check(events("data: {}\n\ndata: "), true).await;
+    check(events("data: 1\n\ndata: "), true).await;
 }
 
 #[tokio::test]

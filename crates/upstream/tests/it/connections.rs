@@ -52,7 +52,7 @@ async fn chunked_answers_and_streams_share_a_connection_too() {
 async fn the_request_is_the_callers_with_our_model_and_key() {
     let server = server(|mut connection| async move {
         while let Some(request) = connection.request().await {
-            assert_eq!(request.body, r#"{"model":"real","messages":[]}"#);
+            assert_eq!(request.text(), r#"{"model":"real","messages":[]}"#);
             assert!(request.head.starts_with("post /v1/chat/completions http/1.1\r\n"));
             for header in [
                 "host: 127.0.0.1:",

@@ -13,13 +13,13 @@ use tidegate_core::{Kind, Retry};
 use tidegate_upstream::{Options, Upstream};
 use tokio::sync::{Barrier, Notify};
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+pub(crate) type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 pub(crate) fn ok() -> Answer {
     Response::new(Full::from(OK_BODY).boxed())
 }
 
-async fn serve<F, Fut>(max_streams: u32, answer: F) -> Server
+pub(crate) async fn serve<F, Fut>(max_streams: u32, answer: F) -> Server
 where
     F: Fn(Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
@@ -106,7 +106,7 @@ async fn a_cancel_resets_the_stream_and_keeps_the_connection() {
             if !wants_stream {
                 std::future::pending::<()>().await;
             }
-            let first = Ok(Frame::data(Bytes::from_static(b"data: {}\n\n")));
+            let first = Ok(Frame::data(Bytes::from_static(b"data: 1\n\n")));
             let rest = stream::once(async move {
                 let _told = told;
                 std::future::pending().await

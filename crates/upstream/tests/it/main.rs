@@ -4,8 +4,10 @@
 
 mod answers;
 mod cancel;
+mod compressed_requests;
 mod compression;
 mod connections;
+mod held;
 mod http2;
 mod local;
 mod support;

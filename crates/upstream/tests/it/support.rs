@@ -64,10 +64,22 @@ pub(crate) struct Connection {
     _open: OpenGuard,
 }
 
-/// One request, as text.
+/// One request.
 pub(crate) struct Request {
     pub(crate) head: String,
-    pub(crate) body: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Request {
+    /// The value of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(its_name, _)| *its_name == name).map(|(_, value)| value)
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
 }
 
 impl Connection {
@@ -85,7 +97,7 @@ impl Connection {
                 let length: usize = length.lines().next().unwrap().parse().unwrap();
                 if self.buffer.len() >= end + 4 + length {
                     let rest = self.buffer.split_off(end + 4 + length);
-                    let body = String::from_utf8(self.buffer[end + 4..].to_vec()).unwrap();
+                    let body = self.buffer[end + 4..].to_vec();
                     self.buffer = rest;
                     return Some(Request { head, body });
                 }

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use std::time::SystemTime;
 use tidegate_core::Operation;
 use tidegate_wire::{
-    batch_line, classify, error_body, json, rate_limits, request, retry_after, sse::Scanner, usage,
+    batch_line, classify, content, error_body, json, rate_limits, request, retry_after,
+    sse::Scanner, usage,
 };
 
 /// Bytes that are often nearly right.
@@ -39,6 +40,9 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
         "\"code\"",
         "\"message\"",
         "\"type\"",
+        "\"choices\"",
+        "\"delta\"",
+        "\"response.failed\"",
         "\"url\"",
         "\"body\"",
         "data:",
@@ -80,6 +84,8 @@ proptest! {
         }
         usage::read(&bytes);
         classify::error_event(&bytes);
+        classify::failed_response(&bytes);
+        content::is_content(&bytes);
         let body = Bytes::from(bytes);
         for status in [400, 429, 500] {
             let error = classify::refusal(status, |_| None, body.clone(), SystemTime::UNIX_EPOCH);
