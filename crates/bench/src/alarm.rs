@@ -9,7 +9,7 @@
 use std::{future::poll_fn, pin::Pin, pin::pin, task::Poll};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A timer for deadlines that only grow.
+/// A timer for deadlines that only grow, of one task.
 #[derive(Default)]
 pub(crate) struct Alarm(Option<Pin<Box<Sleep>>>);
 
@@ -21,19 +21,19 @@ impl Alarm {
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut work = pin!(work);
+        // Not polled again while it runs: it knows whom to wake since it was set.
+        let mut is_set = self.0.as_ref().is_some_and(|timer| !timer.is_elapsed());
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if timer.is_elapsed() {
-            timer.as_mut().reset(deadline);
-        }
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));
             }
-            while timer.as_mut().poll(cx).is_ready() {
+            while !is_set || timer.is_elapsed() {
                 if Instant::now() >= deadline {
                     return Poll::Ready(None);
                 }
                 timer.as_mut().reset(deadline);
+                is_set = timer.as_mut().poll(cx).is_pending();
             }
             Poll::Pending
         })

@@ -79,8 +79,11 @@ impl Client {
             match &self.shared {
                 None => Ok(Some(self.open().await?)),
                 Some(shared) => {
-                    shared.connections.slot(async || self.open_shared().await).await?;
-                    Ok(None)
+                    let dial = async || {
+                        let connection = self.open_shared().await?;
+                        connection.settled().await.map(|()| connection)
+                    };
+                    shared.connections.slot(dial).await.map(|_| None)
                 }
             }
         };
@@ -169,6 +172,7 @@ async fn list(target: &Target, headers: &Headers) -> Result<(u16, Vec<u8>), Stri
         let url = target.url_of("/models");
         let request = http2_request(Method::GET, &url, &map, Bytes::new());
         let connection = http2::Connection::open(stream).await?;
+        connection.settled().await?;
         let answer = http2::Slot::on(connection).exchange(request).await;
         let (head, mut answer) = answer.map_err(|_| NO_ANSWER.to_owned())?;
         while let Ok(true) = answer.chunk().await {

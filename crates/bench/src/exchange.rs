@@ -121,9 +121,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Nothing yet; `gaps` is room to use again.
-    fn new(at: Instant, mut gaps: Vec<u32>) -> Self {
-        gaps.clear();
+    const fn nothing_yet(at: Instant) -> Self {
         Self {
             class: Class::Timeout,
             message: None,
@@ -134,7 +132,7 @@ impl Ended {
             first_token: None,
             last_token: None,
             token_events: 0,
-            gaps,
+            gaps: Vec::new(),
             usage: None,
             received_bytes: 0,
             sent_bytes: 0,
@@ -146,7 +144,6 @@ impl Ended {
 #[derive(Default)]
 pub(crate) struct Kept {
     connection: Option<Connection>,
-    pub(crate) gaps: Vec<u32>,
     alarm: Alarm,
     scratch: Vec<u8>,
 }
@@ -165,14 +162,17 @@ pub(crate) async fn exchange(
     began: Instant,
     kept: &mut Kept,
 ) -> Ended {
-    let Kept { connection, gaps, alarm, scratch } = kept;
-    let mut seen = Ended::new(began, std::mem::take(gaps));
+    let Kept { connection, alarm, scratch } = kept;
+    let mut seen = Ended::nothing_yet(began);
     let answered = send(client, number, connection, scratch, &mut seen);
     seen.class = match alarm.within(began + patience, answered).await {
         Some(class) => class,
         None => seen.said(Class::Timeout, waited_for(&seen)),
     };
-    seen.at = Instant::now();
+    // An answer that is complete ended when its last bytes came.
+    if seen.class != Class::Ok {
+        seen.at = Instant::now();
+    }
     seen
 }
 
@@ -224,10 +224,14 @@ async fn read_whole(
     let mut grown = Vec::new();
     let (cut, whole) = loop {
         match channel.chunk().await {
-            Ok(None) => break (None, None),
+            Ok(None) => {
+                seen.at = channel.read_at();
+                break (None, None);
+            }
             Err(cut) => break (Some(cut), None),
             Ok(Some(piece)) => {
                 seen.received_bytes += piece.len() as u64;
+                seen.at = channel.read_at();
                 if grown.is_empty() && channel.is_at_end() {
                     break (None, Some(piece));
                 }
@@ -269,6 +273,7 @@ async fn read_events(
                 }
             }
             Ok(None) => {
+                seen.at = channel.read_at();
                 scanner.finish(|event| seen.event(client, event, &mut end));
                 *kept = channel.into_kept();
                 break;

@@ -28,12 +28,20 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{
+    sync::watch,
+    time::{Instant, interval},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Streams on one connection, whatever more the server allows: one lost packet stops them all.
 const MAX_STREAMS: usize = 100;
+/// Stands for "the server has not told yet" in hyper's own counter.
+const UNTOLD: usize = 1_000_003;
+/// How often to look for the server's first word; hyper tells nobody that it came.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Longest head of an answer.
 const MAX_HEAD_BYTES: u32 = 64 * 1024;
 /// What a server may send ahead on a stream, and on a connection.
@@ -75,7 +83,7 @@ impl Connections {
         let mut open = self.open.lock();
         open.retain(|connection| !connection.sender.is_closed());
         let free = open.iter().find(|connection| {
-            connection.streams.load(Relaxed) < connection.most_streams.load(Relaxed)
+            connection.streams.load(Relaxed) < MAX_STREAMS.min(*connection.most_streams.borrow())
         })?;
         // Under the lock: two do not take the last place.
         free.streams.fetch_add(1, Relaxed);
@@ -87,7 +95,8 @@ impl Connections {
 pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     streams: AtomicUsize,
-    most_streams: Arc<AtomicUsize>,
+    /// As the server told, or [`UNTOLD`].
+    most_streams: watch::Receiver<usize>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -97,30 +106,51 @@ impl Connection {
     /// Why the server does not speak HTTP/2, in words.
     pub(crate) async fn open(socket: Socket) -> Result<Arc<Self>, String> {
         let (sender, driver) = Builder::new(TokioExecutor::new())
+            .initial_max_send_streams(UNTOLD)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(MAX_HEAD_BYTES)
             .handshake(TokioIo::new(socket))
             .await
             .map_err(|error| reason(&error))?;
-        let most_streams = Arc::new(AtomicUsize::new(MAX_STREAMS));
-        let task = AbortOnDropHandle::new(tokio::spawn(drive(driver, Arc::clone(&most_streams))));
+        let (tell, most_streams) = watch::channel(UNTOLD);
+        let task = AbortOnDropHandle::new(tokio::spawn(drive(driver, tell)));
         Ok(Arc::new(Self { sender, streams: AtomicUsize::new(0), most_streams, _task: task }))
+    }
+
+    /// Waits for the server's first word, which shows that it speaks HTTP/2.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub(crate) async fn settled(&self) -> Result<(), String> {
+        let mut told = self.most_streams.clone();
+        match told.wait_for(|most| *most != UNTOLD).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err("it does not speak HTTP/2; leave --http2 out".into()),
+        }
     }
 }
 
 /// Drives a connection to its end, and keeps up with what the server allows.
 async fn drive(
     mut driver: Driver<TokioIo<Socket>, Full<Bytes>, TokioExecutor>,
-    most_streams: Arc<AtomicUsize>,
+    most_streams: watch::Sender<usize>,
 ) {
-    let ended = poll_fn(|cx| {
-        let driven = Pin::new(&mut driver).poll(cx);
-        most_streams.store(driver.current_max_send_streams().min(MAX_STREAMS), Relaxed);
-        driven
-    });
-    // The streams tell their own requests.
-    drop(ended.await);
+    let mut looks = interval(LOOK_EVERY);
+    loop {
+        let driven = poll_fn(|cx| {
+            let driven = Pin::new(&mut driver).poll(cx);
+            let most = driver.current_max_send_streams();
+            most_streams.send_if_modified(|told| std::mem::replace(told, most) != most);
+            driven
+        });
+        tokio::select! {
+            // How it ended the streams tell their own requests.
+            _ = driven => return,
+            _ = looks.tick(), if *most_streams.borrow() == UNTOLD => {}
+        }
+    }
 }
 
 /// The right to one stream of a connection.

@@ -60,20 +60,20 @@ impl Pacer {
         Ok(Self::on_runtime(schedule, start))
     }
 
-    /// When the next request was due, at or after that time; `None` at the schedule's end.
+    /// When the next request was due, and when that is now; `None` at the schedule's end.
     ///
     /// Must not be dropped half-way: the request waited for would be lost.
     ///
     /// # Errors
     ///
     /// When the system's timer fails.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<Instant>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Option<(Instant, Instant)>> {
         let Some(due) = self.next_due() else { return Ok(None) };
         self.in_a_row += 1;
         loop {
             let now = Instant::now();
             if due <= now && self.in_a_row < IN_A_ROW {
-                return Ok(Some(due));
+                return Ok(Some((due, now)));
             }
             self.in_a_row = 0;
             match &self.clock {
@@ -97,7 +97,7 @@ mod timer {
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
         timerfd_settime,
     };
-    use std::{io, os::fd::OwnedFd, time::Duration};
+    use std::{future::poll_fn, io, os::fd::OwnedFd, time::Duration};
     use tokio::io::{Interest, unix::AsyncFd};
 
     /// A timer of the system that the runtime waits for.
@@ -124,7 +124,7 @@ mod timer {
             let time = Timespec::try_from(time.max(Duration::from_nanos(1))).map_err(late)?;
             let once = Itimerspec { it_interval: NONE, it_value: time };
             timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once)?;
-            self.0.readable().await?.clear_ready();
+            poll_fn(|cx| self.0.poll_read_ready(cx)).await?.clear_ready();
             Ok(())
         }
     }

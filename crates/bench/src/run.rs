@@ -139,7 +139,8 @@ async fn conduct(
             ended = &mut work => break ended,
             _ = ticks.tick() => {
                 let at = {
-                    let recorder = shared.recorder.lock();
+                    let mut recorder = shared.recorder.lock();
+                    recorder.flush();
                     effort.look(recorder.until, recorder.ended);
                     plan.snapshot(&recorder)
                 };
@@ -238,9 +239,9 @@ async fn send_scheduled(
             }
             due = pacer.next() => due?,
         };
-        let Some(due) = due else { break };
+        let Some((due, now)) = due else { break };
         // The generator is so late that what is left of the schedule would be another run.
-        if Instant::now() > until + GRACE {
+        if now > until + GRACE {
             drop_all(&mut std::iter::once(due), false);
             drop_all(&mut std::iter::from_fn(|| pacer.next_due()), false);
             break;

@@ -81,7 +81,7 @@ impl Report {
         let about = match self.tokens.answers_without_usage {
             0 => "",
             _ if self.setup.stream => " (counted by events where the server tells no usage)",
-            _ => " (not of all answers: some tell no usage)",
+            _ => " (without the answers that tell no usage)",
         };
         let tokens = format!(
             "in {} · out {}{about}",

@@ -57,6 +57,7 @@ pub(crate) fn report(
     generator: Option<Generator>,
     ended_early: bool,
 ) -> Report {
+    seen.flush();
     let elapsed = seen.elapsed(seen.until).as_secs_f64();
     let per_second = |count: u64| if elapsed > 0.0 { count as f64 / elapsed } else { 0.0 };
     let passed = &seen.passed;

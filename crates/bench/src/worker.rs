@@ -79,9 +79,9 @@ impl Worker {
         let began = Instant::now();
         recorder.lock().began(began);
         let number = number.fetch_add(1, Relaxed);
-        let mut ended = exchange(client, number, *timeout, began, &mut self.kept).await;
-        recorder.lock().ended(due, began, &ended);
-        self.kept.gaps = std::mem::take(&mut ended.gaps);
-        ended.class
+        let ended = exchange(client, number, *timeout, began, &mut self.kept).await;
+        let class = ended.class;
+        recorder.lock().ended(due, began, ended);
+        class
     }
 }

@@ -12,6 +12,8 @@
 mod answer;
 mod call;
 mod error;
+mod ledger;
+mod money;
 mod provider;
 mod reply;
 mod secret;
@@ -23,11 +25,13 @@ pub use answer::{
 };
 pub use call::{Call, Front, Operation, Patience, Payload, Priority, TokenEstimate};
 pub use error::{Class, Clock, Error, Kind, Origin, Result, Retry, UpstreamAnswer};
+pub use ledger::{Cause, Entry, Group, Ledger, UsageQuery, UsageRow};
+pub use money::{Money, Price};
 pub use provider::{Attempt, Provider};
 pub use reply::{Body, ContentType, Lease, Meter, Reply, Served, Usage};
 pub use secret::Secret;
 pub use store::{KeyRecord, Store};
-pub use tenant::{Limits, Scope, Tenant};
+pub use tenant::{Budgets, Limits, Scope, Tenant};
 
 pub use futures_util::future::BoxFuture;
 pub use futures_util::stream::BoxStream;

@@ -1,6 +1,6 @@
 //! Shared state: who the callers are. Memory and SQLite today; other machines later.
 
-use crate::{BoxFuture, Limits, Result, Scope, Tenant};
+use crate::{BoxFuture, Budgets, Limits, Result, Scope, Tenant};
 use std::sync::Arc;
 
 /// Keeps what outlives a process.
@@ -44,6 +44,8 @@ pub struct KeyRecord {
     pub scope: Scope,
     /// Its own limits.
     pub limits: Option<Limits>,
+    /// What it may spend.
+    pub budgets: Budgets,
     /// Unix seconds.
     pub created_at: u64,
     /// Unix seconds; `None` never expires.

@@ -1,5 +1,6 @@
 //! Who pays and is limited.
 
+use crate::Money;
 use std::sync::Arc;
 
 /// A caller, as known after its key was checked.
@@ -15,6 +16,8 @@ pub struct Tenant {
     pub scope: Scope,
     /// Its own limits; `None` means the configuration's default.
     pub limits: Option<Limits>,
+    /// What it may spend, beside what its team may.
+    pub budgets: Budgets,
 }
 
 /// Which models a tenant may use.
@@ -33,8 +36,31 @@ pub struct Limits {
     pub requests_per_minute: Option<u32>,
     /// Tokens (input plus output) per minute.
     pub tokens_per_minute: Option<u64>,
+    /// What may be spent per minute.
+    pub cost_per_minute: Option<Money>,
     /// Calls in flight at once, streams included until their last chunk.
     pub concurrency: Option<u32>,
+}
+
+/// What a caller or a team may spend. `None` means no budget of that period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budgets {
+    /// Per day, UTC.
+    pub day: Option<Money>,
+    /// Per calendar month, UTC.
+    pub month: Option<Money>,
+    /// In all.
+    pub total: Option<Money>,
+    /// Whether it is never overspent: each attempt then reserves the most it can cost, and is
+    /// refused where that does not fit. Otherwise the overshoot is at most what is in flight.
+    pub hard: bool,
+}
+
+impl Budgets {
+    /// Whether there is none.
+    pub const fn is_none(&self) -> bool {
+        self.day.is_none() && self.month.is_none() && self.total.is_none()
+    }
 }
 
 impl Tenant {
@@ -46,6 +72,7 @@ impl Tenant {
             team: None,
             scope: Scope::All,
             limits: Some(Limits::default()),
+            budgets: Budgets::default(),
         }
     }
 

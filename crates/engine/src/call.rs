@@ -124,7 +124,8 @@ impl Engine {
             tries.asked_by(target, &error);
             let failed = Pick { target, ..pick };
             pick = route.pick(call, tries, roll).unwrap_or(failed);
-            let next = Next { place: route.place(pick, tries), asked: tries.asked_wait(pick.target) };
+            let next =
+                Next { place: route.place(pick, tries), asked: tries.asked_wait(pick.target) };
             match self.after(&error, call, next, tries) {
                 After::Stop => return Err(spent(error, tries, &failed.target.upstream)),
                 After::Move { wait } if wait.is_zero() => {}

@@ -27,9 +27,7 @@ pub(crate) async fn first_attempt<'r>(
     roll: impl Fn() -> f64,
 ) -> (Result<Reply>, &'r Target) {
     let target = pick.target;
-    let hedge = route.hedge.as_ref();
-    let Some((hedge, after)) = hedge.and_then(|hedge| Some((hedge, hedge.lock().first_attempt()?)))
-    else {
+    let Some(hedge) = &route.hedge else {
         return (target.attempt(call, route, pick.breakers, tries, settlement).await, target);
     };
     let permit = match target.enter(call, route, pick.breakers, tries, settlement).await {
@@ -38,7 +36,12 @@ pub(crate) async fn first_attempt<'r>(
     };
     let (started, clocks) = (permit.sent(), tries.clocks);
     let first = pin!(target.send(call, &clocks, permit, tries.sent));
-    let raced = race(call, route, hedge, target, after, first, tries, settlement, roll).await;
+    // Asked only now: a call that a gate refuses comes by again at another's, and earns once.
+    let after = hedge.lock().first_attempt();
+    let raced = match after {
+        Some(after) => race(call, route, hedge, target, after, first, tries, settlement, roll).await,
+        None => (first.await, target),
+    };
     settlement.attempt_ended(started);
     if raced.0.is_ok() {
         hedge.lock().observe(now().saturating_duration_since(started));

@@ -178,6 +178,7 @@ impl From<LimitSettings> for Limits {
             requests_per_minute: written.requests_per_minute,
             tokens_per_minute: written.tokens_per_minute,
             concurrency: written.concurrency,
+            ..Self::default()
         }
     }
 }

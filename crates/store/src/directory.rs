@@ -59,6 +59,7 @@ fn entry(record: &KeyRecord) -> (Arc<str>, Entry) {
         team: record.team.clone(),
         scope: record.scope.clone(),
         limits: record.limits,
+        budgets: record.budgets,
     };
     let entry =
         Entry { hash: record.hash, tenant: Arc::new(tenant), expires_at: record.expires_at };

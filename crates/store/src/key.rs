@@ -6,7 +6,7 @@
 
 use aws_lc_rs::{constant_time, digest, rand};
 use std::sync::Arc;
-use tidegate_core::{Error, KeyRecord, Kind, Origin, Result, Scope, Secret};
+use tidegate_core::{Budgets, Error, KeyRecord, Kind, Origin, Result, Scope, Secret};
 
 /// What every key starts with, so that secret scanners can find a leaked one.
 pub const PREFIX: &str = "tg-";
@@ -37,6 +37,7 @@ pub fn mint(name: impl Into<Arc<str>>, now_unix: u64) -> Result<(Secret<String>,
         team: None,
         scope: Scope::All,
         limits: None,
+        budgets: Budgets::default(),
         created_at: now_unix,
         expires_at: None,
         revoked_at: None,

@@ -19,7 +19,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tidegate_core::{
+use tidegate_core::{Budgets, 
     BoxFuture, Error, KeyRecord, Kind, Limits, Origin, Result, Scope, Store, Tenant,
 };
 
@@ -265,6 +265,7 @@ fn read_key(row: &rusqlite::Row<'_>) -> rusqlite::Result<KeyRecord> {
         requests_per_minute: row.get("requests_per_minute")?,
         tokens_per_minute: row.get("tokens_per_minute")?,
         concurrency: row.get("concurrency")?,
+        ..Limits::default()
     };
     Ok(KeyRecord {
         id: row.get("id")?,
@@ -276,6 +277,7 @@ fn read_key(row: &rusqlite::Row<'_>) -> rusqlite::Result<KeyRecord> {
             Some(models) => Scope::Models(read_models(&models)?),
         },
         limits: row.get::<_, bool>("has_limits")?.then_some(limits),
+        budgets: Budgets::default(),
         created_at: row.get("created_at")?,
         expires_at: row.get("expires_at")?,
         revoked_at: row.get("revoked_at")?,

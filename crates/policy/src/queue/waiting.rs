@@ -15,7 +15,7 @@ const TARGET_OF_DEADLINE: u32 = 20;
 const TARGET_OF_SERVICE: u32 = 4;
 /// While the line is overloaded, nobody may wait for longer: a refusal is worth most at once.
 /// (Maurer, "Fail at scale", goes from 100 ms to 5 ms.)
-const TARGET_OVERLOADED: Duration = Duration::from_millis(15);
+const TARGET_OVERLOADED: Duration = Duration::from_millis(12);
 
 /// One call in line.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ async fn a_key_opens_what_its_record_says() {
         record.limits = Some(Limits {
             requests_per_minute: Some(60),
             tokens_per_minute: Some(5_000_000_000),
-            concurrency: None,
+            ..Limits::default()
         });
         store.add_key(record.clone()).await.unwrap();
 

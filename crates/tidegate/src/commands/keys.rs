@@ -151,6 +151,7 @@ fn mint(new: &New, now: Timestamp) -> anyhow::Result<(Secret<String>, KeyRecord)
         requests_per_minute: new.rpm,
         tokens_per_minute: new.tpm,
         concurrency: new.concurrency,
+        ..Limits::default()
     };
     record.limits = (limits != Limits::default()).then_some(limits);
     record.expires_at = new.expires.map(|valid| now.saturating_add(valid.as_secs()));

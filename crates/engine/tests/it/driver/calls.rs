@@ -66,7 +66,8 @@ fn planned(
         _ => None,
     };
     let pauses = if dice.chance(0.1) { dice.millis(1..100) } else { Duration::ZERO };
-    Planned { call, starts, deadline: starts + left, hangs_up, pauses }
+    let hangs_up_first = hangs_up.is_some_and(|after| !after.is_zero()) && dice.chance(0.6);
+    Planned { call, starts, deadline: starts + left, hangs_up, hangs_up_first, pauses }
 }
 
 fn tenants(dice: &mut Dice) -> Vec<Arc<Tenant>> {
@@ -105,13 +106,21 @@ pub(super) async fn make(number: usize, engine: &Engine, planned: &Planned, watc
         }
     };
     match planned.hangs_up {
-        None => whole.await,
+        None => return whole.await,
+        Some(after) if planned.hangs_up_first => {
+            tokio::select! {
+                biased;
+                () = sleep(after) => {}
+                () = whole => return,
+            }
+        }
         Some(after) => {
-            if timeout(after, whole).await.is_err() {
-                watch.over(number, Over::HungUp);
+            if timeout(after, whole).await.is_ok() {
+                return;
             }
         }
     }
+    watch.over(number, Over::HungUp);
 }
 
 async fn read(number: usize, mut body: Body, pauses: Duration, watch: &Watch) {

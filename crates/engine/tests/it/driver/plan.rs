@@ -48,6 +48,8 @@ pub(super) struct Planned {
     pub(super) deadline: Duration,
     /// From the call's own start.
     pub(super) hangs_up: Option<Duration>,
+    /// Whether it hangs up before what comes at the same moment, which then nobody looks at.
+    pub(super) hangs_up_first: bool,
     /// How long the caller thinks over each chunk before it takes the next.
     pub(super) pauses: Duration,
 }
@@ -242,6 +244,7 @@ pub(super) fn limits(dice: &mut Dice) -> Limits {
         requests_per_minute: dice.chance(0.5).then(|| dice.number(2..20)),
         tokens_per_minute: dice.chance(0.5).then(|| u64::from(dice.number(20..400))),
         concurrency: dice.chance(0.5).then(|| dice.number(1..4)),
+        ..Limits::default()
     }
 }
 
@@ -255,6 +258,11 @@ impl Plan {
         };
         let fallbacks = model.fallback.iter().map(|name| &self.models[name]);
         std::iter::once(model).chain(fallbacks).flat_map(|model| open_to(model, call)).collect()
+    }
+
+    /// The upstream called `name`.
+    pub(super) fn upstream(&self, name: &str) -> &Upstream {
+        self.upstreams.iter().find(|upstream| upstream.name == name).unwrap()
     }
 
     /// Whether the model of `call` has a target for it, its fallbacks aside.

@@ -16,9 +16,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tidegate_core::{
-    Answer, Attempt, BoxFuture, BoxStream, Error, Kind, Provider, Reply, Result, Served,
-};
+use tidegate_core::{Answer, Attempt, BoxFuture, BoxStream, Error, Kind, Provider, Reply, Result};
 use tidegate_engine::{Engine, Record};
 use tidegate_testkit::script::Scripted;
 use tokio::time::Instant;
@@ -55,7 +53,6 @@ pub(super) struct Called {
     pub(super) last: Option<usize>,
     pub(super) replied: Option<Duration>,
     pub(super) is_whole: bool,
-    pub(super) served: Served,
     pub(super) record: Option<Record>,
     pub(super) is_over: bool,
 }
@@ -70,11 +67,13 @@ pub(super) struct Tried {
     pub(super) is_copy: bool,
     /// Whether it could be had without the retry budget.
     pub(super) is_free: bool,
-    pub(super) begun: bool,
+    pub(super) sent_at: Duration,
+    /// When its stream began, if it has one.
+    pub(super) begun_at: Option<Duration>,
     /// Until when its upstream asked not to be asked again.
     pub(super) not_before: Option<Duration>,
     pub(super) ended: Option<How>,
-    pub(super) over_at: Option<Duration>,
+    pub(super) ended_at: Option<Duration>,
 }
 
 /// How an attempt ended.
@@ -97,6 +96,13 @@ pub(super) enum Over<'e> {
     Refused(&'e Error),
     Broken(&'e Error),
     HungUp,
+}
+
+impl Tried {
+    /// The gate it went through: upstream, and that upstream's name of the model.
+    pub(super) fn place(&self) -> (&str, &str) {
+        (&self.upstream, &self.model)
+    }
 }
 
 impl Watch {
@@ -135,9 +141,8 @@ impl Watch {
         let mut seen = self.look();
         seen.calls[number].replied = Some(seen.now);
         seen.calls[number].is_whole = reply.body.as_whole().is_some();
-        seen.calls[number].served = reply.served.clone();
         seen.say(format_args!("reply to {number} by {}", reply.served.upstream));
-        seen.at_reply(&self.plan, number, &gauges);
+        seen.at_reply(&self.plan, number, reply, &gauges);
     }
 
     /// The caller of call `number` got a chunk.
@@ -147,6 +152,7 @@ impl Watch {
     }
 
     pub(super) fn over(&self, number: usize, over: Over<'_>) {
+        let gauges = self.gauges(None);
         let mut seen = self.look();
         seen.calls[number].is_over = true;
         match &over {
@@ -155,7 +161,7 @@ impl Watch {
             Over::Answered => seen.say(format_args!("{number} answered")),
             Over::HungUp => seen.say(format_args!("{number} hangs up")),
         }
-        seen.at_end(&self.plan, number, &over);
+        seen.at_end(&self.plan, number, &over, &gauges);
     }
 
     pub(super) fn settled(&self, record: Record) {
@@ -219,10 +225,11 @@ impl Watch {
             number: attempt.number,
             is_copy,
             is_free: false,
-            begun: false,
+            sent_at: seen.now,
+            begun_at: None,
             not_before: None,
             ended: None,
-            over_at: None,
+            ended_at: None,
         };
         seen.tried.push(tried);
         let word = if is_copy { "copy" } else { "send" };
@@ -287,7 +294,9 @@ impl Provider for Watched {
                     Ok(reply)
                 }
                 Ok(mut reply) => {
-                    self.watch.look().tried[live.index].begun = true;
+                    let mut seen = self.watch.look();
+                    seen.tried[live.index].begun_at = Some(seen.now);
+                    drop(seen);
                     reply.body = reply.body.map_stream(|stream| Streaming { stream, live });
                     Ok(reply)
                 }
@@ -308,7 +317,7 @@ impl Live {
         let mut seen = self.watch.look();
         if seen.tried[self.index].ended.is_none() {
             seen.tried[self.index].ended = Some(how);
-            seen.tried[self.index].over_at = Some(seen.now);
+            seen.tried[self.index].ended_at = Some(seen.now);
             let name = seen.name(self.index);
             seen.say(format_args!("{how:?} {name}"));
             seen.at_attempts_end(&self.watch.plan, self.index, how);
