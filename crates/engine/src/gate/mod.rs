@@ -8,7 +8,9 @@
 //! tasks at most, however long the line is.
 
 mod permit;
+mod refuse;
 mod state;
+mod turn;
 
 pub(crate) use permit::Permit;
 
@@ -20,13 +22,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tidegate_core::{
-    BoundBy, BreakerState, Call, Error, Kind, Origin, Patience, Priority, Result, Retry,
-    TokenEstimate, UpstreamState,
+    BoundBy, BreakerState, Call, Patience, Priority, Result, TokenEstimate, UpstreamState,
 };
 use tidegate_policy::{
     breaker,
     pacer::Go,
-    queue::{Full, Lost, Ticket, Why},
+    queue::{Full, Why},
     retry_budget::RetryBudget,
     timeout,
 };
@@ -34,11 +35,7 @@ use tokio::{
     sync::{Notify, Semaphore, oneshot},
     time::{sleep, sleep_until, timeout_at},
 };
-
-/// A caller is refused at once rather than kept waiting longer than this for a shut gate.
-const MAX_SHUT: Duration = Duration::from_secs(10);
-/// When a call that was shed may try again.
-const SHED_AGAIN: Duration = Duration::from_secs(1);
+use turn::{Joined, News, Waiting};
 
 /// Lets attempts through to one upstream model.
 pub(crate) struct Gate {
@@ -89,10 +86,6 @@ struct Waiter {
     ask: Ask,
     turn: oneshot::Sender<Result<Permit>>,
 }
-
-/// Turns to be told once the lock is released: a permit nobody takes is given back then.
-#[derive(Default)]
-struct News(Vec<(oneshot::Sender<Result<Permit>>, Result<Permit>)>);
 
 /// Why an attempt cannot leave yet.
 enum Wait {
@@ -273,46 +266,6 @@ impl Gate {
         Ok(Permit::grant(self.clone(), state, ask, sent))
     }
 
-    /// Refuses at once what would only wait to be refused later. Batch rows wait for anything.
-    fn refuse_the_hopeless(&self, ask: &Ask) -> Result<()> {
-        if ask.is_patient {
-            return Ok(());
-        }
-        let now = now();
-        let state = self.state.lock();
-        if ask.breakers == Breakers::Bind && state.breaker.share(now) <= 0.0 {
-            return Err(self.is_broken(state.probe_at(now)));
-        }
-        let shut_for = state.pacer.shut_for(now);
-        drop(state);
-        if shut_for <= ask.deadline.saturating_duration_since(now).min(MAX_SHUT) {
-            return Ok(());
-        }
-        let message = format!("`{}` asked to be left alone for {shut_for:.0?}", self.upstream);
-        Err(refusal(Kind::Overloaded, message, shut_for))
-    }
-
-    /// The breaker refuses: nothing was sent, and it says when to ask again.
-    fn is_broken(&self, at: Instant) -> Error {
-        let message = format!("`{}` keeps failing and is left alone for a moment", self.upstream);
-        refusal(Kind::Unavailable, message, at.saturating_duration_since(now()))
-    }
-
-    fn is_full(&self, why: Why) -> Error {
-        let message = match why {
-            Why::Displaced => format!("too many calls are waiting for `{}`", self.upstream),
-            Why::Overloaded | Why::Expired => {
-                format!("`{}` is overloaded: its line does not get shorter", self.upstream)
-            }
-        };
-        refusal(Kind::Overloaded, message, SHED_AGAIN)
-    }
-
-    fn too_late(&self) -> Error {
-        let message = format!("the deadline passed while waiting in line for `{}`", self.upstream);
-        Error::new(Kind::DeadlineExceeded, Origin::Gateway, message)
-    }
-
     /// Takes one retry out of the budget, if it is there.
     pub(crate) fn may_retry_now(&self) -> bool {
         self.state.lock().budget.retry(now())
@@ -393,63 +346,4 @@ impl Ask {
             is_again: call.client_retries > 0,
         }
     }
-}
-
-/// What became of an attempt that came to the gate.
-enum Joined<'g> {
-    Entered(Permit),
-    Waits(Waiting<'g>),
-}
-
-/// A place in line; leaving it early makes room.
-struct Waiting<'g> {
-    gate: &'g Gate,
-    ticket: Ticket,
-    told: oneshot::Receiver<Result<Permit>>,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.told.close();
-        if let Ok(Ok(mut permit)) = self.told.try_recv() {
-            // Granted in the moment its caller left: nothing was sent.
-            permit.used(0);
-        }
-        let mut state = self.gate.state.lock();
-        let left = state.line.remove(self.ticket);
-        let head = state.head.take_if(|head| head.turn.is_closed());
-        drop(state);
-        if left.is_none() || head.is_some() {
-            // It may have been next: whoever works the line looks again.
-            self.gate.freed.notify_one();
-        }
-    }
-}
-
-impl News {
-    fn lost(&mut self, gate: &Gate, lost: Vec<Lost<Waiter>>) {
-        for Lost { item, why, .. } in lost {
-            let error = match why {
-                Why::Expired => gate.too_late(),
-                Why::Overloaded | Why::Displaced => gate.is_full(why),
-            };
-            self.0.push((item.turn, Err(error)));
-        }
-    }
-
-    fn tell(self) {
-        for (turn, told) in self.0 {
-            if let Err(Ok(mut permit)) = turn.send(told) {
-                // Its caller has just left: nothing was sent.
-                permit.used(0);
-            }
-        }
-    }
-}
-
-/// A refusal of the gate: nothing was sent, so any other target may be asked.
-fn refusal(kind: Kind, message: String, wait: Duration) -> Error {
-    Error::new(kind, Origin::Gateway, message)
-        .with_retry(Retry::Unsent)
-        .with_retry_after(Some(wait))
 }
