@@ -166,16 +166,16 @@ mod tests {
         let mut server = Server::new();
         server.came(5, Interactive);
         server.took(5, Bulk);
-        server.check(7, 19, Some(Interactive));
-        assert_eq!(server.spacing.next(), server.at(8));
-        server.took(7, Interactive);
-        server.check(8, 18, Some(Bulk));
-        server.took(8, Default);
+        server.check(9, 19, Some(Interactive));
+        assert_eq!(server.spacing.next(), server.start + Duration::from_micros(9_500));
+        server.took(9, Interactive);
+        server.check(10, 18, Some(Bulk));
+        server.took(10, Default);
         server.check(15, 17, Some(Interactive));
         // A timer that fires late loses 5 ms at most.
         server.check(100, 20, Some(Bulk));
         server.took(100, Bulk);
-        assert_eq!(server.spacing.next(), server.at(103));
+        assert_eq!(server.spacing.next(), server.start + Duration::from_micros(104_500));
     }
 
     #[test]
@@ -192,11 +192,11 @@ mod tests {
         let mut server = Server { overloaded: Some(Default), ..Server::new() };
         server.came(5, Default);
         server.took(5, Default);
-        server.check(7, 19, None);
-        server.check(8, 19, Some(Bulk));
-        server.came(9, Interactive);
-        server.took(9, Default);
-        server.check(10, 10, Some(Interactive));
+        server.check(9, 19, None);
+        server.check(10, 19, Some(Bulk));
+        server.came(11, Interactive);
+        server.took(11, Default);
+        server.check(12, 10, Some(Interactive));
     }
 
     #[test]
