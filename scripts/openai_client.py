@@ -13,6 +13,8 @@ import os
 import sys
 import tempfile
 import traceback
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 
@@ -122,6 +124,33 @@ def hung_up_stream(gateway):
         next(iter(stream))
         stream.close()
     chat(gateway)
+
+
+@check
+def a_repeated_call_is_answered_alike(gateway):
+    def ask(stream, text="Say hello to the tide."):
+        create = gateway.client.with_options(max_retries=2).chat.completions.with_raw_response.create
+        return create(
+            model=gateway.model,
+            messages=[{"role": "user", "content": text}],
+            stream=stream,
+            extra_headers={"Idempotency-Key": keys[stream]},
+        )
+
+    keys = {stream: str(uuid.uuid4()) for stream in (False, True)}
+    # Sent twice at once: the client is told to come back, does, and gets the first one's answer.
+    with ThreadPoolExecutor(2) as at_once:
+        both = list(at_once.map(ask, [False, False]))
+    replayed = [answer.headers.get("idempotency-replayed") for answer in both]
+    expect(sorted(replayed, key=str) == [None, "true"], f"replayed: {replayed}")
+    expect(both[0].text == both[1].text, "the repeat has another answer")
+    first, again = (list(ask(True).parse()) for _ in range(2))
+    expect(first and first == again, "the repeated stream has other events")
+    fails(
+        openai.UnprocessableEntityError,
+        "idempotency_mismatch",
+        lambda: ask(False, "Say something else."),
+    )
 
 
 @check

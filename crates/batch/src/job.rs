@@ -2,7 +2,7 @@
 
 use crate::{Progress, input::InputOptions};
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
-use tidegate_core::Answer;
+use tidegate_core::{Answer, Price};
 use tokio_util::sync::CancellationToken;
 
 /// A file of calls to be answered, and how.
@@ -172,22 +172,6 @@ pub type Confirm = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// The price of a model by the name callers use; `None` when it is not known.
 pub type Prices = Arc<dyn Fn(&str) -> Option<Price> + Send + Sync>;
-
-/// US dollars per million tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Price {
-    /// Prompt tokens.
-    pub input: f64,
-    /// Answer tokens.
-    pub output: f64,
-}
-
-impl Price {
-    /// What so many tokens cost, in US dollars.
-    pub(crate) fn of(self, input: u64, output: u64) -> f64 {
-        (input as f64 * self.input + output as f64 * self.output) / 1e6
-    }
-}
 
 #[cfg(test)]
 mod tests {

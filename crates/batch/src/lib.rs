@@ -33,7 +33,7 @@ mod template;
 pub use failure::Failure;
 pub use files::{Files, Written};
 pub use input::{GroupBy, InputError, InputOptions};
-pub use job::{Confirm, Format, Job, MaxErrors, Only, Order, Price, Prices, Surroundings};
+pub use job::{Confirm, Format, Job, MaxErrors, Only, Order, Prices, Surroundings};
 pub use manifest::Manifest;
 pub use plan::{Cost, ModelPlan, Plan, Range, plan_input};
 pub use progress::Progress;

@@ -11,6 +11,7 @@ use crate::{
 };
 use serde::{Serialize, Serializer};
 use std::{collections::BTreeMap, fmt, ops::AddAssign, path::Path};
+use tidegate_core::Money;
 use tidegate_wire::request;
 
 /// What a batch would be and cost.
@@ -87,7 +88,10 @@ pub fn plan_input(
 ) -> Result<Plan, Failure> {
     let input =
         Input::open(options, spool_dir).map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok(plan(&input, &|model| prices(model).map(|price| (price.input, price.output))))
+    Ok(plan(&input, &|model| {
+        let per_million = |token: Money| token.usd() * 1e6;
+        prices(model).map(|price| (per_million(price.input), per_million(price.output)))
+    }))
 }
 
 /// Plans the batch of `input`; `prices` are US dollars per million tokens in and out.

@@ -1,64 +1,59 @@
-//! Tells a token from an event without one, at the price of a search.
+//! What an answer, or an event of a stream, is to one endpoint.
 //!
 //! # Why
 //!
 //! The first event of a chat stream names a role and carries no text: taking it for the first
-//! token would flatter the server by the whole prefill. Parsing every event would cost more than
-//! all else a request does here. A key's quotes would be escaped inside a string, so a key found
-//! is a key.
+//! token would flatter the server by the whole prefill.
 
-use memchr::memmem::Finder;
+use crate::json::{self, Facts};
 use tidegate_core::Operation;
 
 /// Recognizes the events of one endpoint's streams.
 pub(crate) struct Content {
     /// Keys whose non-empty string is part of an answer.
-    keys: Vec<Finder<'static>>,
-    complete: Vec<Finder<'static>>,
-    failed: Option<Finder<'static>>,
+    keys: &'static [&'static [u8]],
+}
+
+/// What an event means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event<'a> {
+    /// All has been said, and this of it.
+    Complete(Facts<'a>),
+    /// Some of an answer, or of what is about it.
+    Part(Facts<'a>),
+    /// The answer failed.
+    Failed(Facts<'a>),
+    /// It is not JSON.
+    Odd,
 }
 
 impl Content {
-    pub(crate) fn of(operation: Operation) -> Self {
-        let finders =
-            |words: &[&'static str]| words.iter().map(|word| Finder::new(*word)).collect();
-        let (keys, complete, failed): (&[_], &[_], _) = match operation {
-            Operation::ChatCompletions => (
-                &["\"content\"", "\"reasoning_content\"", "\"reasoning\"", "\"arguments\""],
-                &[],
-                None,
-            ),
-            Operation::Completions => (&["\"text\""], &[], None),
-            Operation::Embeddings => (&[], &[], None),
-            Operation::Responses => (
-                &["\"delta\""],
-                &["\"response.completed\"", "\"response.incomplete\""],
-                Some(Finder::new("\"response.failed\"")),
-            ),
+    pub(crate) const fn of(operation: Operation) -> Self {
+        let keys: &[&[u8]] = match operation {
+            Operation::ChatCompletions => {
+                &[b"content", b"reasoning_content", b"reasoning", b"arguments"]
+            }
+            Operation::Completions => &[b"text"],
+            Operation::Embeddings => &[],
+            Operation::Responses => &[b"delta"],
         };
-        Self { keys: finders(keys), complete: finders(complete), failed }
+        Self { keys }
     }
 
-    /// Whether the event carries part of an answer.
-    pub(crate) fn has_token(&self, event: &[u8]) -> bool {
-        self.keys.iter().any(|key| {
-            key.find_iter(event).any(|at| {
-                let rest = event[at + key.needle().len()..].trim_ascii_start();
-                let Some(value) = rest.strip_prefix(b":") else { return false };
-                let value = value.trim_ascii_start();
-                value.starts_with(b"\"") && !value.starts_with(b"\"\"")
-            })
-        })
-    }
-
-    /// Whether the event says that all has been said.
-    pub(crate) fn is_complete(&self, event: &[u8]) -> bool {
-        event == b"[DONE]" || self.complete.iter().any(|mark| mark.find(event).is_some())
-    }
-
-    /// Whether the event says that the answer failed.
-    pub(crate) fn is_failed(&self, event: &[u8]) -> bool {
-        self.failed.as_ref().is_some_and(|mark| mark.find(event).is_some())
+    /// Judges an event of a stream by its data.
+    pub(crate) fn event<'a>(&self, data: &'a [u8]) -> Event<'a> {
+        if data == b"[DONE]" {
+            return Event::Complete(Facts::default());
+        }
+        match json::read(data, self.keys) {
+            Some(facts) if data.starts_with(b"{") => match facts.kind {
+                b"response.completed" | b"response.incomplete" => Event::Complete(facts),
+                b"response.failed" => Event::Failed(facts),
+                _ if facts.is_error => Event::Failed(facts),
+                _ => Event::Part(facts),
+            },
+            _ => Event::Odd,
+        }
     }
 }
 
@@ -81,18 +76,33 @@ mod tests {
             (r#"{"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"{"}}]}}]}"#, true),
             (r#"{"id":"\"content\":\"x\"","choices":[]}"#, false),
         ] {
-            assert_eq!(chat.has_token(event.as_bytes()), is_token, "{event}");
+            let Event::Part(facts) = chat.event(event.as_bytes()) else { panic!("{event}") };
+            assert_eq!(facts.has_token, is_token, "{event}");
         }
-        assert!(chat.is_complete(b"[DONE]"));
+        assert!(matches!(chat.event(b"[DONE]"), Event::Complete(_)));
+        assert!(matches!(chat.event(br#"{"error":{"message":"no"}}"#), Event::Failed(_)));
+        for odd in ["{", "\"text\"", "[1]", "", r#"{"choices":[nope]}"#] {
+            assert_eq!(chat.event(odd.as_bytes()), Event::Odd, "{odd}");
+        }
     }
 
     #[test]
     fn other_endpoints() {
-        assert!(Content::of(Operation::Completions).has_token(br#"{"choices":[{"text":"a"}]}"#));
+        let text = Content::of(Operation::Completions);
+        let facts = |event| match event {
+            Event::Part(facts) | Event::Complete(facts) => facts,
+            other => panic!("{other:?}"),
+        };
+        assert!(facts(text.event(br#"{"choices":[{"text":"a"}]}"#)).has_token);
         let responses = Content::of(Operation::Responses);
-        assert!(responses.has_token(br#"{"type":"response.output_text.delta","delta":"a"}"#));
-        assert!(!responses.has_token(br#"{"type":"response.created","response":{}}"#));
-        assert!(responses.is_complete(br#"{"type":"response.completed","response":{}}"#));
-        assert!(responses.is_failed(br#"{"type":"response.failed","response":{}}"#));
+        let delta = br#"{"type":"response.output_text.delta","delta":"a"}"#;
+        assert!(facts(responses.event(delta)).has_token);
+        assert!(!facts(responses.event(br#"{"type":"response.created","response":{}}"#)).has_token);
+        let completed =
+            br#"{"type":"response.completed","response":{"usage":{"output_tokens":2}}}"#;
+        let Event::Complete(facts) = responses.event(completed) else { panic!("complete") };
+        assert_eq!(facts.usage.unwrap().output, 2);
+        let failed = br#"{"type":"response.failed","response":{}}"#;
+        assert!(matches!(responses.event(failed), Event::Failed(_)));
     }
 }

@@ -5,12 +5,13 @@ use crate::{
     channel::{Channel, Lost, Sent},
     client::Client,
     connection::{Connection, Cut, Failure},
+    content::Event,
     head::Head,
+    json::{self, Counts},
 };
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use std::time::Duration;
-use tidegate_core::Usage;
-use tidegate_wire::{classify, sse::Scanner, usage};
+use tidegate_wire::sse::Scanner;
 use tokio::time::Instant;
 
 /// Bytes of an unary answer that are looked into; more are counted only.
@@ -114,7 +115,7 @@ pub(crate) struct Ended {
     pub(crate) token_events: u64,
     /// Microseconds between them.
     pub(crate) gaps: Vec<u32>,
-    pub(crate) usage: Option<Usage>,
+    pub(crate) usage: Option<Counts>,
     /// Body bytes.
     pub(crate) received_bytes: u64,
     pub(crate) sent_bytes: u64,
@@ -289,14 +290,18 @@ async fn read_events(
 impl Ended {
     /// Judges the whole body of an answer with status 200.
     fn body(&mut self, client: &Client, body: &[u8]) -> Class {
-        if body.len() < MAX_BODY_BYTES && serde_json::from_slice::<IgnoredAny>(body).is_err() {
-            return self.said(Class::Invalid, "the answer is not JSON");
+        // One that was not kept whole is not looked into.
+        if body.len() >= MAX_BODY_BYTES {
+            return Class::Ok;
         }
-        if classify::error_event(body).is_some() {
+        let Some(facts) = json::read(body, &[]) else {
+            return self.said(Class::Invalid, "the answer is not JSON");
+        };
+        if facts.is_error {
             let words = format!("an error with status 200{}", words(body));
             return self.said(Class::Invalid, &client.redacted(&words));
         }
-        self.usage = usage::read(body);
+        self.usage = facts.usage;
         Class::Ok
     }
 
@@ -312,20 +317,26 @@ impl Ended {
         if end.is_some_and(|class| class != Class::Ok) {
             return;
         }
-        if client.content.is_complete(event) {
-            *end = Some(Class::Ok);
-        } else if !(event.starts_with(b"{") && event.ends_with(b"}")) {
-            *end = Some(self.said(Class::Invalid, "an event of the stream is not JSON"));
-        } else if client.content.is_failed(event) || classify::error_event(event).is_some() {
-            let words = format!("an error event{}", words(event));
-            *end = Some(self.said(Class::StreamError, &client.redacted(&words)));
-        }
-        if client.content.has_token(event) {
+        let facts = match client.content.event(event) {
+            Event::Complete(facts) => {
+                *end = Some(Class::Ok);
+                facts
+            }
+            Event::Part(facts) => facts,
+            Event::Failed(facts) => {
+                let words = format!("an error event{}", words(event));
+                *end = Some(self.said(Class::StreamError, &client.redacted(&words)));
+                facts
+            }
+            Event::Odd => {
+                *end = Some(self.said(Class::Invalid, "an event of the stream is not JSON"));
+                return;
+            }
+        };
+        if facts.has_token {
             self.token();
         }
-        if let Some(usage) = usage::read(event) {
-            self.usage = Some(usage);
-        }
+        self.usage = facts.usage.or(self.usage);
     }
 
     fn token(&mut self) {
@@ -355,7 +366,11 @@ impl Ended {
 fn words(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Body {
-        error: Said,
+        error: Option<Said>,
+        /// Of an event of type `error`.
+        message: Option<String>,
+        /// Of an event of type `response.failed`.
+        response: Option<Box<Body>>,
     }
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -363,8 +378,10 @@ fn words(body: &[u8]) -> String {
         Object { message: String },
         Text(String),
     }
-    match serde_json::from_slice::<Body>(body).map(|body| body.error) {
-        Ok(Said::Object { message } | Said::Text(message)) => format!(": {message}"),
-        Err(_) => String::new(),
+    fn message(body: Body) -> Option<String> {
+        let said = body.error.map(|(Said::Object { message } | Said::Text(message))| message);
+        said.or(body.message).or_else(|| message(*body.response?))
     }
+    let said = serde_json::from_slice::<Body>(body).ok().and_then(message);
+    said.map_or_else(String::new, |said| format!(": {said}"))
 }

@@ -13,6 +13,9 @@ use tokio::{runtime::Handle, time::Instant};
 /// Windows shorter than this tell nothing.
 const SHORTEST: Duration = Duration::from_millis(100);
 
+/// Fewer requests than this have no cost of their own to tell from the tool's.
+const FEWEST: u64 = 100;
+
 /// Looks at the process's time from the start of a window to its end.
 pub(crate) struct Effort {
     from: Instant,
@@ -61,7 +64,7 @@ impl Effort {
         Some(Generator {
             threads: threads as u64,
             cpu_s: cpu,
-            cpu_us_per_request: (requests > 0).then(|| cpu * 1e6 / requests as f64),
+            cpu_us_per_request: (requests >= FEWEST).then(|| cpu * 1e6 / requests as f64),
             busy: cpu / (wall.as_secs_f64() * threads as f64),
         })
     }

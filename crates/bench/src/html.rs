@@ -225,6 +225,7 @@ impl Report {
 
     fn setup_table(&self, out: &mut String) {
         let (setup, requests) = (&self.setup, &self.requests);
+        let [busy, each] = self.generator_cost().map_or([None, None], |cost| cost.map(Some));
         let bound = if setup.load == "open" { "most in flight" } else { "workers" };
         let rows = [
             ("endpoint", Some(setup.operation.clone())),
@@ -249,7 +250,8 @@ impl Report {
             ("most in flight seen", Some(show::count(requests.peak_in_flight))),
             ("bytes sent", Some(format!("{}/s", show::bytes(self.rates.bytes_sent)))),
             ("bytes received", Some(format!("{}/s", show::bytes(self.rates.bytes_received)))),
-            ("this tool", self.generator_cost()),
+            ("this tool", busy),
+            ("per request", each),
         ];
         out.push_str("<section><h2>Setup</h2><dl>");
         for (name, value) in rows {

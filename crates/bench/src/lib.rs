@@ -7,7 +7,7 @@
 //! - `worker` sends one request after the other, on one connection;
 //! - `exchange` is one request: it reads the answer, takes the times and names how it ended;
 //! - `channel` is what it goes over: `connection` (HTTP/1.1, with `head`) or `http2`;
-//! - `requests` and `bodies` are what is sent, `content` knows a token from an empty event;
+//! - `requests` and `bodies` are what is sent, `content` knows a token from an empty event, by `json`;
 //! - `recorder` counts, `generator` watches the tool itself, `verdict` sums up, `report` is what is
 //!   written, and `text`, `html` and [`compare`] show it.
 //!
@@ -34,6 +34,7 @@ mod generator;
 mod head;
 mod html;
 mod http2;
+mod json;
 mod limits;
 mod line;
 mod options;

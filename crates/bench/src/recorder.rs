@@ -40,6 +40,8 @@ pub(crate) struct Recorder {
     pub(crate) passed: Passed,
     pending: Vec<Pending>,
     series: Vec<Second>,
+    /// Seconds whose beginning was seen.
+    carried: usize,
     now: LiveSecond,
     /// Ended since the start of the run, warm-up included.
     pub(crate) ended: u64,
@@ -100,6 +102,7 @@ impl Recorder {
             passed: Passed::default(),
             pending: Vec::with_capacity(MAX_PENDING),
             series: Vec::new(),
+            carried: 0,
             now: LiveSecond { at: 0, total: Times::coarse(), first_token: Times::coarse() },
             ended: 0,
         }
@@ -123,22 +126,38 @@ impl Recorder {
 
     /// A request is being sent.
     pub(crate) fn began(&mut self, at: Instant) {
+        self.carry(at);
+        self.in_flight += 1;
+        self.requests.peak_in_flight = self.requests.peak_in_flight.max(self.in_flight);
         if at >= self.from {
-            let in_flight = self.in_flight + 1;
+            let in_flight = self.in_flight;
             let second = self.second(at);
             second.in_flight = second.in_flight.max(in_flight);
         }
-        self.in_flight += 1;
-        self.requests.peak_in_flight = self.requests.peak_in_flight.max(self.in_flight);
     }
 
     /// A request, due and begun then, has ended.
     pub(crate) fn ended(&mut self, due: Instant, began: Instant, ended: Ended) {
+        self.carry(ended.at);
         self.ended += 1;
         self.in_flight -= 1;
         self.pending.push(Pending { due, began, ended });
         if self.pending.len() >= MAX_PENDING {
             self.flush();
+        }
+    }
+
+    /// Those in flight stay so through seconds in which nothing begins or ends.
+    fn carry(&mut self, at: Instant) {
+        if at < self.from {
+            return;
+        }
+        let last = self.index(at);
+        while self.carried <= last {
+            let in_flight = self.in_flight;
+            let second = self.second(self.from + Duration::from_secs(self.carried as u64));
+            second.in_flight = second.in_flight.max(in_flight);
+            self.carried += 1;
         }
     }
 
@@ -265,9 +284,7 @@ impl Recorder {
     fn second(&mut self, at: Instant) -> &mut Second {
         let at = self.index(at);
         if self.series.len() <= at {
-            // Those in flight stay so through seconds in which none is sent.
-            let quiet = Second { in_flight: self.in_flight, ..Second::default() };
-            self.series.resize(at + 1, quiet);
+            self.series.resize_with(at + 1, Second::default);
         }
         &mut self.series[at]
     }

@@ -59,7 +59,7 @@ pub struct Generator {
     pub threads: u64,
     /// Processor time, user and system.
     pub cpu_s: f64,
-    /// The same per request that ended, in microseconds.
+    /// The same per request that ended, in microseconds; none for fewer than a hundred.
     pub cpu_us_per_request: Option<f64>,
     /// Share of the threads' time: from 0.9 on the tool, not the server, is likely the limit.
     pub busy: f64,

@@ -2,7 +2,9 @@
 
 use crate::Error;
 use http::{HeaderValue, Uri, uri::Scheme};
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName};
+use rustls::{
+    AlertDescription, ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName,
+};
 use std::{
     fmt, io,
     net::SocketAddr,
@@ -217,6 +219,7 @@ fn in_words(error: &io::Error) -> String {
 
 /// What an HTTP/2 server calls itself in a TLS handshake.
 const HTTP2: &[u8] = b"h2";
+const NO_HTTP2: &str = "it does not offer HTTP/2: leave --http2 out";
 /// How long the system may look for the host.
 const LOOKUP: Duration = Duration::from_secs(10);
 
@@ -247,18 +250,22 @@ impl Tls {
         let stream = connector.connect(self.name.clone(), tcp).await.map_err(|error| {
             let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
             match cause {
+                Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                    let which = if is_http2 { NO_HTTP2 } else { "it wants HTTP/2: give --http2" };
+                    which.to_owned()
+                }
                 Some(rustls::Error::InvalidMessage(_)) => {
                     format!("it does not speak TLS (an http:// server?): {error}")
                 }
                 Some(rustls::Error::InvalidCertificate(_)) => format!(
-                    "its certificate is not trusted: {error}; SSL_CERT_FILE names further \
-                     authorities"
+                    "its certificate is not trusted: {error}; SSL_CERT_FILE can name a file with \
+                     its authority"
                 ),
                 _ => error.to_string(),
             }
         })?;
         if is_http2 && stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
-            return Err("it does not offer HTTP/2; leave --http2 out".into());
+            return Err(NO_HTTP2.into());
         }
         Ok(Stream::Tls(Box::new(stream)))
     }

@@ -95,8 +95,8 @@ impl Report {
             show::bytes(rates.bytes_received)
         );
         row(out, "bytes/s", &bytes);
-        if let Some(cost) = self.generator_cost() {
-            row(out, "this tool", &cost);
+        if let Some([busy, each]) = self.generator_cost() {
+            row(out, "this tool", &format!("{busy}, {each}"));
         }
         self.errors(out);
     }
@@ -119,16 +119,18 @@ impl Report {
         }
     }
 
-    /// What the load cost the tool itself.
-    pub(crate) fn generator_cost(&self) -> Option<String> {
+    /// What the load cost the tool itself: how busy it was, and for each request.
+    pub(crate) fn generator_cost(&self) -> Option<[String; 2]> {
         let generator = self.generator.as_ref()?;
         let threads = show::plural(generator.threads, "thread");
-        let busy = generator.busy * 100.0;
         let each = match generator.cpu_us_per_request {
-            Some(micros) => format!(" · {} of processor time per request", show::ms(micros / 1e3)),
-            None => String::new(),
+            Some(micros) => show::ms(micros / 1000.0),
+            None => "–".into(),
         };
-        Some(format!("{threads}, busy {busy:.0} % of the time{each}"))
+        Some([
+            format!("{threads} busy {:.0} % of the time", generator.busy * 100.0),
+            format!("{each} of processor time per request"),
+        ])
     }
 
     /// Classes of errors that occurred, in a fixed order.

@@ -144,10 +144,10 @@ fn dropped(Report { setup, requests, .. }: &Report) -> Option<String> {
              --rate"
         }
         _ if requests.peak_in_flight >= setup.concurrency => {
-            "as many were in flight as --max-in-flight allows, because the server did not keep up \
-             with --rate"
+            "answers took too long for --rate to go on with so few in flight as --max-in-flight \
+             allows"
         }
-        _ => "this tool did not keep up with --rate",
+        _ => "this tool fell too far behind --rate",
     };
     let due = requests.dropped + requests.measured + requests.unfinished;
     Some(format!(

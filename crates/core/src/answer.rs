@@ -1,16 +1,18 @@
 //! What a front calls.
 
-use crate::{BoxFuture, Call, Reply, Result, Tenant};
+use crate::{BoxFuture, Call, Identity, Reply, Result, Tenant, Tokens};
 use std::{sync::Arc, time::Duration};
 
 /// Answers calls: the engine, or a stub in a front's tests.
 pub trait Answer: Send + Sync + 'static {
-    /// Who holds `key`, checked without I/O.
-    ///
-    /// # Errors
-    ///
-    /// [`crate::Kind::Unauthenticated`] when the key is unknown, revoked or expired.
-    fn identify(&self, key: &str) -> Result<Arc<Tenant>>;
+    /// Who holds `key`, a caller's key or a token: checked without I/O, except for a token signed
+    /// by a key that was never seen.
+    fn identify<'a>(&'a self, key: &'a str) -> Identity<'a>;
+
+    /// Who issues tokens; `None` where nobody does.
+    fn tokens(&self) -> Option<&dyn Tokens> {
+        None
+    }
 
     /// Answers one call. Dropping the future or the reply's body cancels it.
     ///

@@ -19,6 +19,10 @@ pub struct Call {
     pub stream: bool,
     /// Estimated tokens, reserved before the call and settled after it.
     pub tokens: TokenEstimate,
+    /// Tokens that one answer may have at most; `None` where the caller set no maximum.
+    pub max_output: Option<u64>,
+    /// How many answers are asked for, at least 1.
+    pub choices: u64,
     /// Who asks.
     pub tenant: Arc<Tenant>,
     /// How urgent it is.
@@ -36,6 +40,16 @@ pub struct Call {
 }
 
 impl Call {
+    /// Answer tokens it may have at most, of all its answers together, where one that the caller
+    /// set no maximum for may have `unlimited`.
+    pub const fn most_output(&self, unlimited: u64) -> u64 {
+        let one = match self.max_output {
+            Some(most) => most,
+            None => unlimited,
+        };
+        one.saturating_mul(self.choices)
+    }
+
     /// The value of a header that routing looks at, by its name in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(its_name, _)| its_name.eq_ignore_ascii_case(name));

@@ -39,6 +39,10 @@ pub enum Kind {
     InvalidJson,
     /// No key, or not a valid one.
     Unauthenticated,
+    /// A token that was valid once.
+    TokenExpired,
+    /// A budget of the caller or its team has no room for this.
+    BudgetExceeded,
     /// The key does not cover this model.
     ModelNotAllowed,
     /// No such model is configured.
@@ -325,6 +329,8 @@ impl Error {
             Kind::InvalidRequest
             | Kind::InvalidJson
             | Kind::Unauthenticated
+            | Kind::TokenExpired
+            | Kind::BudgetExceeded
             | Kind::ModelNotAllowed
             | Kind::ModelNotFound
             | Kind::NotFound
@@ -342,6 +348,8 @@ impl Error {
             Kind::InvalidRequest | Kind::Rejected => "invalid_request_error",
             Kind::InvalidJson => "invalid_json",
             Kind::Unauthenticated => "invalid_api_key",
+            Kind::TokenExpired => "token_expired",
+            Kind::BudgetExceeded => "budget_exceeded",
             Kind::ModelNotAllowed => "model_not_allowed",
             Kind::ModelNotFound => "model_not_found",
             Kind::NotFound => "not_found",

@@ -110,8 +110,14 @@ pub struct UsageQuery {
     pub upstream: Option<Arc<str>>,
     /// What each row is of; one row in all when empty.
     pub group_by: Vec<Group>,
-    /// Rows at most; the rest is left off, oldest days and alphabetically first kept.
+    /// Rows at most; the rest is left off, oldest days and alphabetically first kept. 0 is
+    /// [`UsageQuery::MAX_ROWS`].
     pub limit: u32,
+}
+
+impl UsageQuery {
+    /// Most rows an answer has, whatever was asked for.
+    pub const MAX_ROWS: u32 = 100_000;
 }
 
 /// What sums are grouped by.

@@ -1,6 +1,6 @@
 //! Shared state: who the callers are. Memory and SQLite today; other machines later.
 
-use crate::{BoxFuture, Budgets, Limits, Result, Scope, Tenant};
+use crate::{BoxFuture, KeyRecord, Result, Tenant};
 use std::sync::Arc;
 
 /// Keeps what outlives a process.
@@ -11,6 +11,11 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// `None` for a key that is malformed, unknown, revoked or expired: callers must not learn which.
     fn identify(&self, key: &str) -> Option<Arc<Tenant>>;
+
+    /// The tenant of the key `id`, from memory; `None` when it is unknown, revoked or expired.
+    ///
+    /// Proves nothing: for those who hold something that was given out for this key.
+    fn tenant(&self, id: &str) -> Option<Arc<Tenant>>;
 
     /// Every key, revoked ones included, oldest first.
     fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>>>;
@@ -27,29 +32,4 @@ pub trait Store: Send + Sync + 'static {
 
     /// Looks whether another process changed the state, and takes the change over.
     fn refresh(&self) -> BoxFuture<'_, Result<()>>;
-}
-
-/// A caller's key as it is kept: the secret itself is not.
-#[derive(Clone, Debug, PartialEq)]
-pub struct KeyRecord {
-    /// Public part, shown in lists and logs.
-    pub id: Arc<str>,
-    /// SHA-256 of the whole key.
-    pub hash: [u8; 32],
-    /// Name a person gave it.
-    pub name: Arc<str>,
-    /// Team it belongs to.
-    pub team: Option<Arc<str>>,
-    /// Models it may use.
-    pub scope: Scope,
-    /// Its own limits.
-    pub limits: Option<Limits>,
-    /// What it may spend.
-    pub budgets: Budgets,
-    /// Unix seconds.
-    pub created_at: u64,
-    /// Unix seconds; `None` never expires.
-    pub expires_at: Option<u64>,
-    /// Unix seconds; `None` while valid.
-    pub revoked_at: Option<u64>,
 }

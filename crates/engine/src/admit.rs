@@ -1,18 +1,22 @@
 //! Admission: who may enter, and how many at once. What it grants is given back by dropping it.
 
-use crate::tenants::{TenantLease, Tenants};
+use crate::{
+    attempt::{later, now},
+    limits::{self, Amount, Hold},
+};
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 use std::time::Duration;
-use tidegate_core::{Call, Error, Kind, Limits, Origin, Patience, Result};
+use tidegate_core::{Call, Error, Kind, Money, Origin, Patience, Result};
 use tidegate_policy::memory;
+use tokio::time::sleep;
 
 /// Everything admission granted one call.
 pub(crate) struct Lease {
-    /// The tenant's slot and reservation; `None` for a tenant without limits.
-    pub(crate) tenant: Option<TenantLease>,
+    /// What it holds of its caller's, team's and model's limits; `None` where there are none.
+    pub(crate) limits: Option<Hold>,
     _slot: Slot,
     _bytes: Bytes,
 }
@@ -26,8 +30,16 @@ pub struct Held {
     pub bytes: usize,
     /// Slots of tenants with limits.
     pub tenant_slots: usize,
+    /// Slots of teams, models and upstreams with limits.
+    pub limit_slots: usize,
+    /// Tokens reserved of limits.
+    pub limit_tokens: u64,
+    /// Money reserved of limits.
+    pub limit_cost: Money,
     /// Copies under way to mirrors; these may outlive their calls, not the calls' deadlines.
     pub copies: usize,
+    /// Money of budgets.
+    pub reserved: Money,
 }
 
 /// Decides whether a call may enter.
@@ -36,27 +48,46 @@ pub(crate) struct Admission {
     in_flight: Arc<AtomicUsize>,
     memory: memory::Options,
     held_bytes: Arc<AtomicUsize>,
-    tenants: Tenants,
+    limits: limits::Table,
 }
 
 impl Admission {
     pub(crate) fn new(
         max_in_flight: usize,
         memory: memory::Options,
-        default_limits: Limits,
+        limits: limits::Table,
     ) -> Self {
         Self {
             max_in_flight,
             in_flight: Arc::default(),
             memory,
             held_bytes: Arc::default(),
-            tenants: Tenants::new(default_limits),
+            limits,
+        }
+    }
+
+    /// Admits `call`, which may take `needs` of limits. Where others are refused for a limit of
+    /// theirs, batch rows wait.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not admitted, or not before its deadline.
+    pub(crate) async fn enter(&self, call: &Call, needs: Amount) -> Result<Lease> {
+        loop {
+            let refused = match self.admit(call, needs) {
+                Err(error) if call.patience == Patience::Free => error,
+                admitted => return admitted,
+            };
+            match limits::wait(&refused) {
+                Some(wait) if later(now(), wait) < call.deadline => sleep(wait).await,
+                _ => return Err(refused),
+            }
         }
     }
 
     /// Admits `call`, or says why not.
-    pub(crate) fn admit(&self, call: &Call) -> Result<Lease> {
-        let now = crate::attempt::now();
+    fn admit(&self, call: &Call, needs: Amount) -> Result<Lease> {
+        let now = now();
         if call.deadline <= now {
             return Err(Error::new(
                 Kind::DeadlineExceeded,
@@ -66,8 +97,8 @@ impl Admission {
         }
         let slot = Slot::take(&self.in_flight, self.max_in_flight)?;
         let bytes = self.take_bytes(call)?;
-        let tenant = self.tenants.admit(call, now)?;
-        Ok(Lease { tenant, _slot: slot, _bytes: bytes })
+        let limits = self.limits.admit(call, needs, now)?;
+        Ok(Lease { limits, _slot: slot, _bytes: bytes })
     }
 
     /// Takes what the call's body needs of the memory budget. Batch rows are bounded by their job.
@@ -100,11 +131,16 @@ impl Admission {
 
     /// What was granted and not given back yet.
     pub(crate) fn held(&self) -> Held {
+        let (limit_slots, Amount { tokens, cost }) = self.limits.held();
         Held {
             slots: self.in_flight(),
             bytes: self.held_bytes.load(Relaxed),
-            tenant_slots: self.tenants.in_flight(),
+            tenant_slots: self.limits.callers_in_flight(),
+            limit_slots,
+            limit_tokens: tokens,
+            limit_cost: cost,
             copies: 0,
+            reserved: Money::ZERO,
         }
     }
 }

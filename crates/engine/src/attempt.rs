@@ -1,6 +1,7 @@
 //! One attempt: wait for the gate, send within the clocks, report how it went.
 
 use crate::{
+    account::Account,
     flow::Flow,
     gate::{Breakers, Gate, Permit},
     route::{Route, Target},
@@ -8,9 +9,11 @@ use crate::{
 };
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tidegate_core::{Attempt, Call, Class, Clock, Error, Kind, Origin, Reply, Result, Retry};
+use tidegate_core::{
+    Attempt, Call, Cause, Class, Clock, Error, Front, Kind, Origin, Reply, Result, Retry,
+};
 use tidegate_policy::timeout;
 use tokio::time::timeout_at;
 
@@ -23,6 +26,8 @@ pub(crate) struct Tries {
     pub(crate) counted: u32,
     /// The clocks of the model being tried, shortened as the load asks.
     pub(crate) clocks: timeout::Options,
+    /// Models tried, the one that was asked for included.
+    models: u32,
     /// One bit per target.
     tried: u64,
     /// Who asked this call to wait, and until when: one entry per counted attempt at most.
@@ -46,8 +51,19 @@ impl Tries {
     /// On to another model: its targets are all untried.
     pub(crate) const fn elsewhere(&mut self, clocks: timeout::Options) {
         self.clocks = clocks;
+        self.models += 1;
         self.tried = 0;
         self.counted = 0;
+    }
+
+    /// Why the next attempt is sent, unless it is a hedge.
+    pub(crate) fn cause(&self, call: &Call) -> Cause {
+        match (self.sent, self.models) {
+            (0, _) if call.front == Front::Batch => Cause::Batch,
+            (0, _) => Cause::First,
+            (_, 0 | 1) => Cause::Retry,
+            _ => Cause::Fallback,
+        }
     }
 
     /// Keeps the wait that `target` asked for with `error`. One after a capacity refusal binds
@@ -74,6 +90,11 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// In whole seconds since 1970.
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// `wait` after `from`. A wait without end, as `Duration::MAX` is, ends in a century.
 pub(crate) fn later(from: Instant, wait: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -91,14 +112,15 @@ impl Target {
         tries: &mut Tries,
         settlement: &mut Settlement,
     ) -> Result<Reply> {
-        let permit = self.enter(call, route, breakers, tries, settlement).await?;
+        let (permit, account) = self.enter(call, route, breakers, tries, settlement).await?;
         let sent = permit.sent();
-        let result = self.send(call, &tries.clocks, permit, tries.sent).await;
+        let result = self.send(call, &tries.clocks, permit, account).await;
         settlement.attempt_ended(sent);
         result
     }
 
-    /// Waits at the gate for the right to send the next attempt.
+    /// Takes what the next attempt can cost, waits at the gate for the right to send it, and opens
+    /// its account.
     pub(crate) async fn enter(
         &self,
         call: &Call,
@@ -106,36 +128,50 @@ impl Target {
         breakers: Breakers,
         tries: &mut Tries,
         settlement: &mut Settlement,
-    ) -> Result<Permit> {
+    ) -> Result<(Permit, Account)> {
         tries.mark(route.position(self));
-        let permit = self.gate.enter(call, tries.sent + 1, &tries.clocks, breakers).await?;
+        let reserved = settlement.page().reserve(call, self)?;
+        let permit =
+            self.gate.enter(call, self.price, tries.sent + 1, &tries.clocks, breakers).await?;
         debug_assert!(permit.sent() < call.deadline, "no attempt starts after the deadline");
+        let cause = tries.cause(call);
         tries.sent += 1;
         settlement.attempt(self, tries.sent);
-        Ok(permit)
+        let page = settlement.page().clone();
+        Ok((permit, Account::open(page, self, tries.sent, cause, reserved)))
     }
 
-    /// Sends the attempt `number` within its clocks, and teaches the gate how it went.
+    /// Sends the attempt of `account` within its clocks, and teaches the gate how it went.
     pub(crate) async fn send(
         &self,
         call: &Call,
         timeouts: &timeout::Options,
         mut permit: Permit,
-        number: u32,
+        mut account: Account,
     ) -> Result<Reply> {
+        account.leaves();
         let clocks = Clocks::start(call, timeouts.total, &permit);
         let attempt = Attempt {
             call,
             model: &self.model,
-            number,
+            number: account.attempt(),
             connect_timeout: timeouts.connect.min(clocks.end - permit.sent()),
             deadline: clocks.end,
         };
         let sent = timeout_at(clocks.first_token.into(), self.provider.send(attempt)).await;
         let result = sent.unwrap_or_else(|_| Err(clocks.ran_out(call, self)));
         permit.report(call, &result);
-        // From here on the permit rides on the body, and nothing is attempted again.
-        result.map(|reply| Flow::wrap(reply, permit, timeouts.idle, clocks.end, call.deadline))
+        match result {
+            // From here on permit and account ride on the body, and nothing is attempted again.
+            Ok(reply) => {
+                account.answered(&reply);
+                Ok(Flow::wrap(reply, permit, account, timeouts.idle, (clocks.end, call.deadline)))
+            }
+            Err(error) => {
+                account.failed(&error);
+                Err(error)
+            }
+        }
     }
 }
 

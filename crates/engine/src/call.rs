@@ -2,9 +2,11 @@
 
 use crate::{
     Held, Parts, PartsError, Records,
+    account::Books,
     admit::Admission,
     attempt::{self, Tries},
-    hedge,
+    budgets::{Earlier, Purse},
+    hedge, limits,
     load::Load,
     route::{Pick, Route, Routes},
     settle::Settlement,
@@ -13,8 +15,8 @@ use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{sync::Arc, time::Duration};
 use tidegate_core::{
-    Answer, BoxFuture, Call, Class, Error, Kind, MirrorState, ModelInfo, Origin, Patience, Reply,
-    Result, Retry, Store, Tenant, UpstreamState,
+    Answer, BoxFuture, Call, Class, Error, Identity, Kind, MirrorState, ModelInfo, Origin,
+    Patience, Reply, Result, Retry, Store, Tenant, Tokens, UpstreamState, is_token,
 };
 use tidegate_policy::{
     load::{Actions, Signals},
@@ -25,9 +27,11 @@ use tokio::time::{Instant, sleep};
 /// Answers calls. Cheap to share; every front holds the same one.
 pub struct Engine {
     store: Arc<dyn Store>,
+    tokens: Option<Arc<dyn Tokens>>,
     admission: Admission,
     load: Load,
     routes: Routes,
+    books: Arc<Books>,
     retry: retry::Options,
     records: Option<Records>,
     // Chance is asked for only on retries and between targets, never on the straight way.
@@ -42,9 +46,10 @@ impl Engine {
     /// # Errors
     ///
     /// Whatever ended the call, after all attempts it may have.
-    pub async fn call(&self, call: Call) -> Result<Reply> {
+    pub async fn call(&self, mut call: Call) -> Result<Reply> {
+        call.tokens = self.routes.estimate(&call);
         // Opened first and closed in `Drop`: a caller who hangs up is settled too.
-        let mut settlement = Settlement::open(&call, self.records.clone());
+        let mut settlement = Settlement::open(&call, self.books.open(&call), self.records.clone());
         match self.answer(&call, &mut settlement).await {
             // The settlement rides on the body: a streamed reply holds its slots until its last
             // chunk, not just until its headers.
@@ -56,7 +61,7 @@ impl Engine {
     async fn answer(&self, call: &Call, settlement: &mut Settlement) -> Result<Reply> {
         let route = self.routes.find(call)?;
         let actions = self.under_load(call)?;
-        settlement.hold(self.admission.admit(call)?);
+        settlement.hold(self.admission.enter(call, route.needs(call)).await?);
         let clocks = |route: &Route| route.timeouts.shortened(actions.shorten_timeouts);
         let mut tries = Tries::default();
         tries.elsewhere(clocks(&route));
@@ -209,19 +214,27 @@ impl Engine {
     ///
     /// [`PartsError`] when a model names an upstream that is not there, or has no target.
     pub fn new(parts: Parts) -> Result<Self, PartsError> {
+        let purse = Purse::new(parts.spending.clone(), parts.ledger.is_some());
+        let books = Arc::new(Books::new(parts.ledger.clone(), purse));
+        let limits = limits::Table::new(parts.limits.clone());
+        let routes = Routes::new(&parts, &books, &limits)?;
         Ok(Self {
-            admission: Admission::new(
-                parts.max_in_flight,
-                parts.memory.clone(),
-                parts.default_limits,
-            ),
+            admission: Admission::new(parts.max_in_flight, parts.memory.clone(), limits),
             load: Load::new(parts.load.clone()),
-            routes: Routes::new(&parts)?,
+            routes,
+            books,
             store: parts.store,
+            tokens: parts.tokens,
             retry: parts.retry,
             records: parts.records,
             chance: Mutex::new(StdRng::seed_from_u64(parts.seed)),
         })
+    }
+
+    /// Adds what was spent of budgets before this engine was there, where that was not known in
+    /// time for [`crate::Spending::earlier`].
+    pub fn resume(&self, earlier: Vec<Earlier>) {
+        self.books.resume(earlier);
     }
 
     /// Calls in flight now.
@@ -231,19 +244,35 @@ impl Engine {
 
     /// What calls hold now: the gauges that say whether anything leaks.
     pub fn held(&self) -> Held {
-        Held { copies: self.routes.copies(), ..self.admission.held() }
+        Held {
+            copies: self.routes.copies(),
+            reserved: self.books.reserved(),
+            ..self.admission.held()
+        }
     }
 }
 
 impl Answer for Engine {
-    fn identify(&self, key: &str) -> Result<Arc<Tenant>> {
-        self.store.identify(key).ok_or_else(|| {
-            Error::new(
-                Kind::Unauthenticated,
-                Origin::Caller,
-                "the API key is not valid: it is unknown, revoked or expired",
-            )
-        })
+    fn identify<'a>(&'a self, key: &'a str) -> Identity<'a> {
+        if let Some(tokens) = &self.tokens
+            && is_token(key)
+        {
+            return tokens.identify(key);
+        }
+        self.store.identify(key).map_or_else(
+            || {
+                Identity::Refused(Error::new(
+                    Kind::Unauthenticated,
+                    Origin::Caller,
+                    "the API key is not valid: it is unknown, revoked or expired",
+                ))
+            },
+            Identity::Known,
+        )
+    }
+
+    fn tokens(&self) -> Option<&dyn Tokens> {
+        self.tokens.as_deref()
     }
 
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply>> {

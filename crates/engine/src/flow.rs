@@ -1,6 +1,7 @@
 //! A reply's body on its way to the caller: its clocks run, its usage is read, its slot is held.
 
 use crate::{
+    account::Account,
     attempt::{later, now},
     gate::Permit,
 };
@@ -12,13 +13,14 @@ use std::{
     task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tidegate_core::{BoxStream, Clock, Error, Kind, Meter, Origin, Reply, Result, Usage};
+use tidegate_core::{BoxStream, Clock, Error, Kind, Meter, Origin, Reply, Result};
 use tokio::time::{Sleep, sleep_until};
 
 /// A streamed body between provider and settlement.
 pub(crate) struct Flow {
     stream: BoxStream<'static, Result<Bytes>>,
     permit: Permit,
+    account: Account,
     meter: Option<Arc<Meter>>,
     idle: Duration,
     end: Instant,
@@ -27,24 +29,25 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    /// Puts the attempt's slot and clocks on a streamed body; a whole one gives its slot back now.
+    /// Puts the attempt's slot, account and clocks on a streamed body; a whole one gives its slot
+    /// back and closes its account now. The attempt ends at `end`, its call at `deadline`.
     pub(crate) fn wrap(
         mut reply: Reply,
         mut permit: Permit,
+        account: Account,
         idle: Duration,
-        end: Instant,
-        deadline: Instant,
+        (end, deadline): (Instant, Instant),
     ) -> Reply {
         if reply.body.as_whole().is_some() {
             if let Some(usage) = reply.usage {
-                permit.used(usage.total());
+                permit.told(usage);
             }
             return reply;
         }
         let meter = reply.meter.clone();
         reply.body = reply.body.map_stream(|stream| {
             let clock = Box::pin(sleep_until(later(now(), idle).min(end).into()));
-            Self { stream, permit, meter, idle, end, deadline, clock }
+            Self { stream, permit, account, meter, idle, end, deadline, clock }
         });
         reply
     }
@@ -53,6 +56,7 @@ impl Flow {
     fn cut(&mut self) -> Poll<Option<Result<Bytes>>> {
         let error = self.ran_out();
         self.permit.broke(&error);
+        self.account.broke(&error);
         // The upstream is let go at once, not when the caller has read the error.
         self.stream = futures_util::stream::empty().boxed();
         Poll::Ready(Some(Err(error)))
@@ -90,9 +94,13 @@ impl Stream for Flow {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.permit.broke(&error);
+                self.account.broke(&error);
                 Poll::Ready(Some(Err(error)))
             }
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                self.account.ended();
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 std::task::ready!(self.clock.poll_unpin(cx));
                 self.cut()
@@ -104,10 +112,11 @@ impl Stream for Flow {
 impl Drop for Flow {
     fn drop(&mut self) {
         if let Some(meter) = &self.meter {
-            // Cut off before its usage was told, an answer is worth what has passed of it.
-            let passed = || self.permit.input_tokens().saturating_add(meter.chunks());
-            let used = meter.usage().map_or_else(passed, Usage::total);
-            self.permit.used(used);
+            match meter.usage() {
+                Some(usage) => self.permit.told(usage),
+                // Cut off before its usage was told, an answer is worth what has passed of it.
+                None => self.permit.passed(meter.chunks()),
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! has shown its first token there is nothing left to race.
 
 use crate::{
+    account::Account,
     attempt::{Tries, now},
     gate::Permit,
     route::{Pick, Route, Target},
@@ -12,7 +13,7 @@ use crate::{
 use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use std::{pin::pin, time::Duration};
-use tidegate_core::{Call, Reply, Result};
+use tidegate_core::{Call, Cause, Reply, Result};
 use tidegate_policy::hedge::{Health, Hedge};
 use tokio::time::timeout;
 
@@ -30,16 +31,19 @@ pub(crate) async fn first_attempt<'r>(
     let Some(hedge) = &route.hedge else {
         return (target.attempt(call, route, pick.breakers, tries, settlement).await, target);
     };
-    let permit = match target.enter(call, route, pick.breakers, tries, settlement).await {
-        Ok(permit) => permit,
+    let entered = target.enter(call, route, pick.breakers, tries, settlement).await;
+    let (permit, account) = match entered {
+        Ok(entered) => entered,
         Err(refused) => return (Err(refused), target),
     };
     let (started, clocks) = (permit.sent(), tries.clocks);
-    let first = pin!(target.send(call, &clocks, permit, tries.sent));
+    let first = pin!(target.send(call, &clocks, permit, account));
     // Asked only now: a call that a gate refuses comes by again at another's, and earns once.
     let after = hedge.lock().first_attempt();
     let raced = match after {
-        Some(after) => race(call, route, hedge, target, after, first, tries, settlement, roll).await,
+        Some(after) => {
+            race(call, route, hedge, target, after, first, tries, settlement, roll).await
+        }
         None => (first.await, target),
     };
     settlement.attempt_ended(started);
@@ -64,13 +68,13 @@ async fn race<'r, F: Future<Output = Result<Reply>>>(
     if let Ok(result) = timeout(after, &mut first).await {
         return (result, target);
     }
-    let Some((other, permit)) = second(call, route, hedge, target, tries, roll) else {
+    let second = second(call, route, hedge, target, tries, settlement, roll);
+    let Some((other, permit, account)) = second else {
         return (first.await, target);
     };
     let clocks = tries.clocks;
-    tries.sent += 1;
     settlement.attempt(other, tries.sent);
-    let second = pin!(other.send(call, &clocks, permit, tries.sent));
+    let second = pin!(other.send(call, &clocks, permit, account));
     // The first to succeed wins; one that fails leaves it to the other.
     let raced = match select(first, second).await {
         Either::Left((Ok(reply), _)) => (Ok(reply), target),
@@ -88,15 +92,16 @@ async fn race<'r, F: Future<Output = Result<Reply>>>(
     raced
 }
 
-/// Another target that takes an attempt at once, if policy and budget allow one.
+/// Another target that takes an attempt at once, if policy and budgets allow one.
 fn second<'r>(
     call: &Call,
     route: &'r Route,
     hedge: &Mutex<Hedge>,
     first: &Target,
     tries: &mut Tries,
+    settlement: &Settlement,
     roll: impl Fn() -> f64,
-) -> Option<(&'r Target, Permit)> {
+) -> Option<(&'r Target, Permit, Account)> {
     let health = first.gate.health(now());
     let health =
         Health { limiter_saturated: health.is_saturated, breaker_closed: health.is_closed };
@@ -104,12 +109,16 @@ fn second<'r>(
         return None;
     }
     let granted = route.pick_untried(call, tries, roll).and_then(|other| {
+        // A call that has no money for a second attempt makes do with its first.
+        let reserved = settlement.page().reserve(call, other).ok()?;
         if !other.gate.may_retry_now() {
             return None;
         }
-        let permit = other.gate.enter_at_once(call, tries.sent + 1, &tries.clocks)?;
+        let permit = other.gate.enter_at_once(call, other.price, tries.sent + 1, &tries.clocks)?;
         tries.mark(route.position(other));
-        Some((other, permit))
+        tries.sent += 1;
+        let page = settlement.page().clone();
+        Some((other, permit, Account::open(page, other, tries.sent, Cause::Hedge, reserved)))
     });
     if granted.is_none() {
         hedge.lock().not_started();

@@ -2,9 +2,13 @@
 //!
 //! A copy must cost its call nothing. It starts only where the mirror takes it at once, is sent
 //! once, and runs in a task of the mirror's own, which ends with the engine at the latest. It is
-//! in no call's record and on no caller's account.
+//! in no call's record and on no budget; the ledger has it under a cause of its own.
 
-use crate::route::Target;
+use crate::{
+    account::{Account, Books},
+    budgets::Reserved,
+    route::Target,
+};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use std::sync::{
@@ -14,7 +18,7 @@ use std::sync::{
         Ordering::{Acquire, Relaxed, Release},
     },
 };
-use tidegate_core::{Call, MirrorState};
+use tidegate_core::{Call, Cause, MirrorState};
 use tidegate_policy::{canary, timeout};
 use tokio::task::JoinSet;
 
@@ -26,6 +30,7 @@ const NOT_THE_FIRST: u32 = 2;
 /// Where copies of one model's calls go.
 pub(crate) struct Mirror {
     target: Arc<Target>,
+    books: Arc<Books>,
     options: canary::Mirror,
     // Dropped with the engine, which aborts what still runs.
     copies: Mutex<JoinSet<()>>,
@@ -42,8 +47,14 @@ struct Counts {
 }
 
 impl Mirror {
-    pub(crate) fn new(target: Target, options: canary::Mirror) -> Self {
-        Self { target: Arc::new(target), options, copies: Mutex::default(), counts: Arc::default() }
+    pub(crate) fn new(target: Target, books: Arc<Books>, options: canary::Mirror) -> Self {
+        Self {
+            target: Arc::new(target),
+            books,
+            options,
+            copies: Mutex::default(),
+            counts: Arc::default(),
+        }
     }
 
     /// Copies `call`, if it is its turn and there is room; never waits.
@@ -54,17 +65,19 @@ impl Mirror {
         let mut copies = self.copies.lock();
         while copies.try_join_next().is_some() {}
         let permit = (copies.len() < MAX_COPIES)
-            .then(|| self.target.gate.enter_at_once(call, NOT_THE_FIRST, clocks))
+            .then(|| self.target.gate.enter_uncounted(call, NOT_THE_FIRST, clocks))
             .flatten();
         let Some(permit) = permit else {
             self.counts.skipped.fetch_add(1, Relaxed);
             return;
         };
         self.counts.sent.fetch_add(1, Relaxed);
+        let (page, free) = (self.books.open(call), Reserved::default());
+        let account = Account::open(page, &self.target, 1, Cause::Mirror, free);
         let (target, counts) = (self.target.clone(), self.counts.clone());
         let (call, clocks) = (call.clone(), *clocks);
         copies.spawn(async move {
-            let ended = match target.send(&call, &clocks, permit, 1).await {
+            let ended = match target.send(&call, &clocks, permit, account).await {
                 Err(_) => &counts.failed,
                 Ok(mut reply) => loop {
                     match reply.body.next().await {

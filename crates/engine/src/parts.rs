@@ -1,25 +1,34 @@
 //! What an engine is made of.
 
-use crate::Records;
+use crate::{Alerts, Earlier, Records, limits};
 use std::{collections::BTreeMap, fmt, sync::Arc};
-use tidegate_core::{Limits, Provider, Store};
+use tidegate_core::{Budgets, Ledger, Price, Provider, Store, Tokens};
 use tidegate_policy::{
-    balance, breaker, canary, concurrency, hedge, load, memory, pacer, queue, retry, retry_budget,
-    timeout,
+    balance, breaker, budget, canary, concurrency, hedge, load, memory, pacer, queue, retry,
+    retry_budget, timeout,
 };
 
 /// Everything an [`crate::Engine`] needs, built and ready.
 pub struct Parts {
     /// Who the callers are.
     pub store: Arc<dyn Store>,
+    /// Who issues tokens and knows them; `None` where only keys are credentials.
+    pub tokens: Option<Arc<dyn Tokens>>,
     /// Upstreams by name.
     pub upstreams: BTreeMap<Arc<str>, Upstream>,
     /// Models by the name callers use.
     pub models: BTreeMap<Arc<str>, Model>,
     /// Upstream that takes every model not named in `models`, by the caller's own name for it.
     pub any_model: Option<Arc<str>>,
-    /// Limits of callers without their own.
-    pub default_limits: Limits,
+    /// Where every attempt is written; `None` where nobody keeps account.
+    pub ledger: Option<Arc<dyn Ledger>>,
+    /// What callers and teams may spend.
+    pub spending: Spending,
+    /// What models cost, by the upstreams' own names of them: where a target has no price of its
+    /// own.
+    pub prices: BTreeMap<Arc<str>, Price>,
+    /// What callers, teams, models and upstreams may use.
+    pub limits: limits::Options,
     /// Calls in flight at once, of all callers together; more are refused.
     pub max_in_flight: usize,
     /// When and how often a failed attempt is tried again.
@@ -34,6 +43,19 @@ pub struct Parts {
     pub records: Option<Records>,
     /// Seed of the engine's chance: jitter and weighted picks.
     pub seed: u64,
+}
+
+/// What callers and teams may spend. A caller's own budgets come with it.
+#[derive(Clone, Default)]
+pub struct Spending {
+    /// Budgets of teams, by name.
+    pub teams: BTreeMap<Arc<str>, Budgets>,
+    /// When alerts are given, and what is reserved for calls without a maximum.
+    pub options: budget::Options,
+    /// What was spent before this start.
+    pub earlier: Vec<Earlier>,
+    /// Where alerts go.
+    pub alerts: Option<Alerts>,
 }
 
 /// What stands before every upstream, whichever it is.
@@ -82,6 +104,8 @@ pub struct Mirror {
     pub upstream: Arc<str>,
     /// The upstream's own name of the model.
     pub model: Arc<str>,
+    /// What it costs there; `None` is as in [`Parts::prices`].
+    pub price: Option<Price>,
     /// How many calls are copied.
     pub options: canary::Mirror,
 }
@@ -95,6 +119,8 @@ pub struct Target {
     pub model: Arc<str>,
     /// Share of the calls it gets; zero parks it.
     pub weight: u32,
+    /// What it costs there; `None` is as in [`Parts::prices`].
+    pub price: Option<Price>,
     /// The calls it is for; `None` takes those that no other target's match fits.
     pub matches: Option<canary::Match>,
 }

@@ -2,8 +2,10 @@
 
 use crate::{
     Limiters, Model, Parts, PartsError, Upstream,
+    account::Books,
     attempt::{Tries, now},
     gate::{Breakers, Gate},
+    limits::{self, Amount, Party},
     mirror::Mirror,
 };
 use parking_lot::{Mutex, RwLock};
@@ -12,7 +14,10 @@ use std::{
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
-use tidegate_core::{Call, Error, Kind, MirrorState, ModelInfo, Origin, Provider, Result, Tenant};
+use tidegate_core::{
+    Call, Error, Kind, MirrorState, ModelInfo, Origin, Price, Provider, Result, Tenant,
+    TokenEstimate,
+};
 use tidegate_policy::{
     balance::{self, Balancer, Candidate},
     breaker,
@@ -34,6 +39,9 @@ pub(crate) struct Routes {
 
 /// By upstream and its own name of the model.
 type Gates = BTreeMap<(Arc<str>, Arc<str>), Arc<Gate>>;
+
+/// By the upstreams' own names of models.
+type Prices = BTreeMap<Arc<str>, Price>;
 
 /// No more than this share of a model's targets is left alone because of open breakers.
 const MAX_EJECTED: f64 = 0.5;
@@ -69,6 +77,8 @@ pub(crate) struct Target {
     pub(crate) model: Arc<str>,
     pub(crate) provider: Arc<dyn Provider>,
     pub(crate) gate: Arc<Gate>,
+    /// What its tokens cost; `None` when nobody knows.
+    pub(crate) price: Option<Price>,
 }
 
 /// The upstream that takes every model nobody configured, under the caller's own name for it.
@@ -76,13 +86,19 @@ struct AnyModel {
     name: Arc<str>,
     upstream: Upstream,
     limiters: Limiters,
+    limit: Option<Arc<Party>>,
     /// Those of the configured models: the same upstream model is limited once.
     gates: Gates,
     routes: RwLock<HashMap<Arc<str>, Arc<Route>>>,
+    prices: Prices,
 }
 
 impl Routes {
-    pub(crate) fn new(parts: &Parts) -> Result<Self, PartsError> {
+    pub(crate) fn new(
+        parts: &Parts,
+        books: &Arc<Books>,
+        limits: &limits::Table,
+    ) -> Result<Self, PartsError> {
         let created =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // Scope of state: one gate per (upstream, upstream model), shared by every model that
@@ -91,7 +107,7 @@ impl Routes {
         let mut routes = HashMap::new();
         let mut order = Vec::new();
         for (name, model) in &parts.models {
-            let route = Route::new(name, model, parts, &mut gates)?;
+            let route = Route::new(name, model, parts, books, limits, &mut gates)?;
             let owned_by = route.targets[0].upstream.clone();
             order.push(ModelInfo { id: name.clone(), owned_by, created });
             routes.insert(name.clone(), Arc::new(route));
@@ -113,8 +129,10 @@ impl Routes {
                     .ok_or_else(|| PartsError(format!("no upstream is called `{name}`")))?
                     .clone(),
                 limiters: parts.limiters.clone(),
+                limit: limits.upstream(name),
                 gates,
                 routes: RwLock::default(),
+                prices: parts.prices.clone(),
             }),
         };
         Ok(Self { routes, order, any_model })
@@ -144,6 +162,16 @@ impl Routes {
             );
         };
         Ok(route)
+    }
+
+    /// `call`'s tokens, its prompt counted as the model's upstreams do.
+    pub(crate) fn estimate(&self, call: &Call) -> TokenEstimate {
+        if let Some(route) = self.routes.get(&call.model) {
+            return route.estimate(call);
+        }
+        let passed = self.any_model.as_ref();
+        let passed = passed.and_then(|any| any.routes.read().get(&call.model).cloned());
+        passed.map_or(call.tokens, |route| route.estimate(call))
     }
 
     /// The way of a fallback model, which was checked to be there.
@@ -201,6 +229,8 @@ impl Route {
         name: &str,
         model: &Model,
         parts: &Parts,
+        books: &Arc<Books>,
+        limits: &limits::Table,
         gates: &mut Gates,
     ) -> Result<Self, PartsError> {
         let (count, most) = (model.targets.len(), Tries::MAX_TARGETS);
@@ -220,9 +250,12 @@ impl Route {
             })?;
             let key = (target.upstream.clone(), target.model.clone());
             let gate = gates.entry(key).or_insert_with_key(|(upstream_name, model)| {
-                Gate::open(upstream_name, model, upstream, &parts.limiters)
+                let limit = limits.upstream(upstream_name);
+                Gate::open(upstream_name, model, upstream, &parts.limiters, limit)
             });
-            targets.push(Target::new(&target.upstream, &target.model, upstream, gate.clone()));
+            let price = target.price.or_else(|| parts.prices.get(&target.model).copied());
+            let name = &target.upstream;
+            targets.push(Target::new(name, &target.model, upstream, gate.clone(), price));
         }
         let weights = model.targets.iter().map(|target| target.weight).collect();
         let mut route = Self::over(targets, weights, model);
@@ -233,10 +266,13 @@ impl Route {
             })?;
             let key = (mirror.upstream.clone(), mirror.model.clone());
             let gate = gates.entry(key).or_insert_with_key(|(upstream_name, model)| {
-                Gate::open(upstream_name, model, upstream, &parts.limiters)
+                let limit = limits.upstream(upstream_name);
+                Gate::open(upstream_name, model, upstream, &parts.limiters, limit)
             });
-            let target = Target::new(&mirror.upstream, &mirror.model, upstream, gate.clone());
-            route.mirror = Some(Mirror::new(target, mirror.options.clone()));
+            let price = mirror.price.or_else(|| parts.prices.get(&mirror.model).copied());
+            let name = &mirror.upstream;
+            let target = Target::new(name, &mirror.model, upstream, gate.clone(), price);
+            route.mirror = Some(Mirror::new(target, books.clone(), mirror.options.clone()));
         }
         Ok(route)
     }
@@ -253,6 +289,18 @@ impl Route {
             balancer: Mutex::new(Balancer::new(model.balance)),
             by_prefix: model.balance == balance::Options::PrefixHash,
         }
+    }
+
+    /// Most of what its targets take `call` for: nobody knows yet which it will be.
+    fn estimate(&self, call: &Call) -> TokenEstimate {
+        let estimates = self.targets.iter().map(|target| target.gate.estimate(call));
+        estimates.max_by_key(|estimate| estimate.input).unwrap_or(call.tokens)
+    }
+
+    /// What `call` may take of limits: at the dearest target, as nobody knows which it will be.
+    pub(crate) fn needs(&self, call: &Call) -> Amount {
+        let needs = self.targets.iter().map(|target| Amount::of(call.tokens, target.price));
+        needs.max_by_key(|needs| needs.cost).unwrap_or_default()
     }
 
     /// Where the next attempt goes: to a target not tried yet, before one that was.
@@ -350,12 +398,19 @@ impl Route {
 }
 
 impl Target {
-    fn new(name: &Arc<str>, model: &Arc<str>, upstream: &Upstream, gate: Arc<Gate>) -> Self {
+    fn new(
+        name: &Arc<str>,
+        model: &Arc<str>,
+        upstream: &Upstream,
+        gate: Arc<Gate>,
+        price: Option<Price>,
+    ) -> Self {
         Self {
             upstream: name.clone(),
             model: model.clone(),
             provider: upstream.provider.clone(),
             gate,
+            price,
         }
     }
 }
@@ -371,9 +426,12 @@ impl AnyModel {
         }
         let route = routes.entry(model.clone()).or_insert_with(|| {
             let gate = self.gates.get(&(self.name.clone(), model.clone())).cloned();
-            let gate = gate
-                .unwrap_or_else(|| Gate::open(&self.name, model, &self.upstream, &self.limiters));
-            let target = Target::new(&self.name, model, &self.upstream, gate);
+            let gate = gate.unwrap_or_else(|| {
+                let limit = self.limit.clone();
+                Gate::open(&self.name, model, &self.upstream, &self.limiters, limit)
+            });
+            let price = self.prices.get(model).copied();
+            let target = Target::new(&self.name, model, &self.upstream, gate, price);
             Arc::new(Route::over(vec![target], vec![1], &Model::default()))
         });
         Some(route.clone())

@@ -4,7 +4,7 @@
 //! failed, timed out, or abandoned by its caller in any phase. Slots and reservations are given
 //! back there and the call's record is written there.
 
-use crate::{admit::Lease, attempt::now, route::Target};
+use crate::{account::Page, admit::Lease, attempt::now, limits::Amount, route::Target};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use std::{
@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tidegate_core::{
-    BoxStream, Call, Error, Front, Kind, Meter, Operation, Reply, Result, Served, TokenEstimate,
-    Usage,
+    BoxStream, Call, Error, Front, Kind, Meter, Money, Operation, Reply, Result, Served,
+    TokenEstimate, Usage,
 };
 
 /// Where the record of each ended call goes. Called on the hot path: must not block.
@@ -49,6 +49,8 @@ pub struct Record {
     pub upstream_status: Option<u16>,
     /// Tokens used, as far as the upstream said.
     pub usage: Option<Usage>,
+    /// What all its attempts cost; `None` when a price is not known.
+    pub cost: Option<Money>,
     /// When it began.
     pub started_at: SystemTime,
     /// From its beginning to its first chunk; `None` when there was none.
@@ -70,6 +72,7 @@ pub enum Outcome {
 
 /// The account of one call, from its first moment to its last.
 pub(crate) struct Settlement {
+    page: Arc<Page>,
     record: Option<Box<Record>>,
     records: Option<Records>,
     lease: Option<Lease>,
@@ -84,7 +87,7 @@ pub(crate) struct Settlement {
 }
 
 impl Settlement {
-    pub(crate) fn open(call: &Call, records: Option<Records>) -> Self {
+    pub(crate) fn open(call: &Call, page: Arc<Page>, records: Option<Records>) -> Self {
         let record = records.is_some().then(|| {
             Box::new(Record {
                 id: call.id.clone(),
@@ -99,12 +102,14 @@ impl Settlement {
                 outcome: Outcome::Cancelled,
                 upstream_status: None,
                 usage: None,
+                cost: None,
                 started_at: SystemTime::now(),
                 first_chunk: None,
                 duration: Duration::ZERO,
             })
         });
         Self {
+            page,
             record,
             records,
             lease: None,
@@ -123,6 +128,11 @@ impl Settlement {
     /// Takes over what admission granted.
     pub(crate) fn hold(&mut self, lease: Lease) {
         self.lease = Some(lease);
+    }
+
+    /// What the accounts of this call's attempts share.
+    pub(crate) const fn page(&self) -> &Arc<Page> {
+        &self.page
     }
 
     /// Notes an attempt that is about to be sent.
@@ -151,6 +161,28 @@ impl Settlement {
         }
     }
 
+    /// What the upstream said it used, so far.
+    fn usage(&self) -> Option<Usage> {
+        self.meter.as_ref().and_then(|meter| meter.usage()).or(self.usage)
+    }
+
+    /// Corrects what the call reserved of limits to what it used; heard once.
+    fn settle_limits(&mut self) {
+        if self.lease.as_ref().is_none_or(|lease| lease.limits.is_none()) {
+            return;
+        }
+        let used = self.usage().map(Usage::total).or_else(|| self.presumed());
+        // The body has let go of its attempt: every account is closed.
+        let cost = self.page.cost().or((self.served.attempts == 0).then_some(Money::ZERO));
+        let Some(hold) = self.lease.as_mut().and_then(|lease| lease.limits.as_mut()) else {
+            return;
+        };
+        let reserved = hold.reserved();
+        let used =
+            Amount { tokens: used.unwrap_or(reserved.tokens), cost: cost.unwrap_or(reserved.cost) };
+        hold.settle(used, now());
+    }
+
     /// The call failed with `error`.
     pub(crate) fn fail(mut self, error: Error) -> Error {
         self.failed(&error);
@@ -164,13 +196,17 @@ impl Settlement {
 
     /// The call is answered: the settlement rides on the reply's body until its last byte.
     pub(crate) fn ride(mut self, mut reply: Reply) -> Reply {
-        if let Some(tenant) = self.lease.as_ref().and_then(|lease| lease.tenant.as_ref()) {
-            self.served.tenant = tenant.told(now());
-        }
-        reply.served = self.served.clone();
         self.first_chunk = Some(self.started.elapsed_on_the_runtime());
         self.usage = reply.usage;
         self.meter = reply.meter.clone();
+        if reply.usage.is_some() && reply.body.as_whole().is_some() {
+            // Before the caller is told what is left.
+            self.settle_limits();
+        }
+        if let Some(limits) = self.lease.as_ref().and_then(|lease| lease.limits.as_ref()) {
+            self.served.tenant = limits.told(now());
+        }
+        reply.served = self.served.clone();
         if reply.body.as_whole().is_some() {
             self.outcome = Outcome::Ok;
             reply.body = reply.body.holding(Box::new(self));
@@ -183,12 +219,8 @@ impl Settlement {
 
 impl Drop for Settlement {
     fn drop(&mut self) {
-        let usage = self.meter.as_ref().and_then(|meter| meter.usage()).or(self.usage);
-        let used = usage.map(Usage::total).or_else(|| self.presumed());
-        let tenant = self.lease.as_mut().and_then(|lease| lease.tenant.as_mut());
-        if let (Some(tenant), Some(used)) = (tenant, used) {
-            tenant.settle(used, now());
-        }
+        let usage = self.usage();
+        self.settle_limits();
         let (Some(mut record), Some(records)) = (self.record.take(), &self.records) else { return };
         if self.served.attempts > 0 {
             record.upstream = Some(self.served.upstream.clone());
@@ -198,6 +230,8 @@ impl Drop for Settlement {
         record.outcome = self.outcome;
         record.upstream_status = self.upstream_status;
         record.usage = usage;
+        // The body has let go of its attempt: every account is closed.
+        record.cost = self.page.cost();
         record.first_chunk = self.first_chunk;
         record.duration = self.started.elapsed_on_the_runtime();
         records(*record);

@@ -1,7 +1,7 @@
 //! The accept loop: who gets a connection, and how the last one leaves.
 
 use crate::{
-    Options, Refusals, connection,
+    Callers, Options, connection,
     service::{Front, Service},
     socket::{Carrier, Duplex},
     tls,
@@ -36,8 +36,8 @@ pub struct Drained {
 ///
 /// Draining goes outward in: `/readyz` says 503, after [`Options::drain_notice`] the listener
 /// closes and kept-alive connections are told to close after the answer they wait for, and after
-/// [`Options::drain_timeout`] what is left is cut. `refusals` are told of every request that was
-/// refused before it reached `answer`.
+/// [`Options::drain_timeout`] what is left is cut. `callers` says where refusals are told and
+/// answers kept.
 ///
 /// # Errors
 ///
@@ -46,12 +46,12 @@ pub async fn serve(
     listener: TcpListener,
     answer: Arc<dyn Answer>,
     options: Options,
-    refusals: Option<Refusals>,
+    callers: Callers,
     stop: CancellationToken,
 ) -> io::Result<Drained> {
     options.check_ranges()?;
     let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
-    let front = Front::new(Service::Callers(refusals), answer, options, stop);
+    let front = Front::new(Service::Callers(callers), answer, options, stop);
     Ok(run(listener, tls, front).await)
 }
 
@@ -66,27 +66,33 @@ pub(crate) async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, front: 
 
 /// Serves one connection that is open already: memory in a test, or a socket from elsewhere.
 ///
-/// Returns when the connection has ended; after `stop`, within [`Options::drain_timeout`].
+/// Returns when the connection has ended, and calls of it that go on without their caller have;
+/// after `stop`, within [`Options::drain_timeout`].
 /// Speaks no TLS.
 pub async fn serve_connection<T>(
     io: T,
     answer: Arc<dyn Answer>,
     options: Options,
-    refusals: Option<Refusals>,
+    callers: Callers,
     stop: CancellationToken,
 ) where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
-    let front = Arc::new(Front::new(Service::Callers(refusals), answer, options, stop));
+    let front = Arc::new(Front::new(Service::Callers(callers), answer, options, stop));
     let io: Box<dyn Duplex> = Box::new(io);
-    let mut connection = pin!(connection::run(Arc::clone(&front), Carrier::Other(io), None));
+    let connection = connection::run(Arc::clone(&front), Carrier::Other(io), None, None);
+    let mut ended = pin!(async {
+        connection.await;
+        front.executions.close();
+        front.executions.wait().await;
+    });
     tokio::select! {
-        () = &mut connection => return,
+        () = &mut ended => return,
         () = front.stop.cancelled() => front.closing.cancel(),
     }
-    if tokio::time::timeout(front.options.drain_timeout, &mut connection).await.is_err() {
+    if tokio::time::timeout(front.options.drain_timeout, &mut ended).await.is_err() {
         front.cut.cancel();
-        connection.await;
+        ended.await;
     }
 }
 
@@ -115,7 +121,7 @@ async fn accept_until_stop(
                 Ok(place) => {
                     let (front, tls) = (Arc::clone(front), tls.clone());
                     connections.spawn(async move {
-                        open(front, tls, stream).await;
+                        open(front, tls, stream, peer.ip()).await;
                         drop(place);
                     });
                 }
@@ -135,13 +141,18 @@ async fn accept_until_stop(
 }
 
 /// From an accepted socket to the end of its connection.
-async fn open(front: Arc<Front>, tls: Option<TlsAcceptor>, stream: TcpStream) {
+async fn open(
+    front: Arc<Front>,
+    tls: Option<TlsAcceptor>,
+    stream: TcpStream,
+    peer: IpAddr,
+) {
     // With Nagle's algorithm on, small events and HTTP/2 resets wait about 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     let Some(tls) = tls else {
-        return connection::run(front, Carrier::Tcp(stream), None).await;
+        return connection::run(front, Carrier::Tcp(stream), Some(peer), None).await;
     };
     let handshake = tokio::time::timeout(front.options.handshake_timeout, tls.accept(stream));
     let stream = tokio::select! {
@@ -151,7 +162,7 @@ async fn open(front: Arc<Front>, tls: Option<TlsAcceptor>, stream: TcpStream) {
     match stream {
         Ok(Ok(stream)) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            connection::run(front, Carrier::Tls(Box::new(stream)), Some(http2)).await;
+            connection::run(front, Carrier::Tls(Box::new(stream)), Some(peer), Some(http2)).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),
@@ -162,10 +173,18 @@ async fn drain(front: &Front, connections: &TaskTracker) -> Drained {
     front.closing.cancel();
     connections.close();
     let open = connections.len();
-    let in_time = tokio::time::timeout(front.options.drain_timeout, connections.wait()).await;
+    let ended = async {
+        connections.wait().await;
+        front.executions.close();
+        front.executions.wait().await;
+    };
+    let mut ended = pin!(ended);
+    let in_time = tokio::time::timeout(front.options.drain_timeout, &mut ended).await;
     let cut = if in_time.is_ok() { 0 } else { connections.len() };
     front.cut.cancel();
-    connections.wait().await;
+    if in_time.is_err() {
+        ended.await;
+    }
     Drained { finished: open - cut, cut }
 }
 

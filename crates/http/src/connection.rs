@@ -21,6 +21,7 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     io,
+    net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -49,7 +50,12 @@ const MAX_LOCAL_RESETS: usize = 100;
 const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// Runs a connection to its end. `http2` is what ALPN said; otherwise the first bytes say it.
-pub(crate) async fn run(front: Arc<Front>, mut carrier: Carrier, http2: Option<bool>) {
+pub(crate) async fn run(
+    front: Arc<Front>,
+    mut carrier: Carrier,
+    peer: Option<IpAddr>,
+    http2: Option<bool>,
+) {
     let since = Instant::now();
     let (http2, first) = match http2 {
         Some(http2) => (http2, Bytes::new()),
@@ -65,7 +71,7 @@ pub(crate) async fn run(front: Arc<Front>, mut carrier: Carrier, http2: Option<b
             found
         }
     };
-    let pulse = Pulse::new(since, http2);
+    let pulse = Pulse::new(since, http2, peer);
     let io = TokioIo::new(Socket::new(carrier, first, Arc::clone(&pulse)));
     if http2 {
         run_http2(&front, &pulse, io).await;

@@ -14,7 +14,7 @@ use hyper::{
 };
 use std::{sync::Arc, time::Duration};
 use tidegate_core::{
-    Answer, Call, Error, Front, Kind, Operation, Origin, Patience, Payload, Priority, Result,
+    Answer, Call, Error, Front, Identity, Kind, Operation, Origin, Patience, Payload, Priority, Result,
     Tenant,
 };
 use tidegate_policy::setting::parse_duration;
@@ -29,10 +29,10 @@ const STAINLESS_READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-
 const STAINLESS_RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 /// Who sends this request: `Authorization: Bearer`, `x-api-key` or `api-key`, the first there is.
-pub(crate) fn identify(answer: &dyn Answer, headers: &HeaderMap) -> Result<Arc<Tenant>> {
+pub(crate) fn identify<'a>(answer: &'a dyn Answer, headers: &'a HeaderMap) -> Identity<'a> {
     match key(headers) {
         Some(key) => answer.identify(key),
-        None => Err(Error::new(
+        None => Identity::Refused(Error::new(
             Kind::Unauthenticated,
             Origin::Caller,
             "no API key: send it as `Authorization: Bearer KEY` (or `x-api-key: KEY`)",
@@ -40,7 +40,8 @@ pub(crate) fn identify(answer: &dyn Answer, headers: &HeaderMap) -> Result<Arc<T
     }
 }
 
-fn key(headers: &HeaderMap) -> Option<&str> {
+/// The key or token a request presents.
+pub(crate) fn key(headers: &HeaderMap) -> Option<&str> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     let bearer = text(&AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.split_once(' ')?;
@@ -69,6 +70,7 @@ pub(crate) async fn call(
     let view = request::read(operation, &body)?;
     let tokens = request::estimate(operation, body.len(), &view);
     let timeout = timeout(headers, asked, view.stream, options);
+    let max_output = request::max_output(operation, &view);
     Ok(Call {
         id: Arc::clone(&id.text),
         operation,
@@ -76,6 +78,8 @@ pub(crate) async fn call(
         payload: Payload::new(body, view.model_span),
         stream: view.stream,
         tokens,
+        max_output,
+        choices: view.choices,
         tenant,
         priority,
         deadline: (arrived + timeout).into_std(),
@@ -87,7 +91,7 @@ pub(crate) async fn call(
 }
 
 /// JSON, as far as the caller says what it is.
-fn check_media(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check_media(headers: &HeaderMap) -> Result<(), Refusal> {
     let is_json = |value: &[u8]| {
         let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         essence.eq_ignore_ascii_case(b"application/json")

@@ -6,7 +6,7 @@
 //!
 //! Read in this order: `accept` (the loop and the drain), `connection` (one connection and its
 //! clocks), `service` (one request from head to answer), then `strict`, `intake`, `refusal` and
-//! `outcome` for the details of each step, and `coding`, `compress` and `decompress` for bodies in
+//! `outcome` for the details of each step, `idempotency` for calls that are sent again, and `coding`, `compress` and `decompress` for bodies in
 //! other forms. `admin` is what the operators' port answers instead: on the same loop, clocks and
 //! checks.
 //!
@@ -19,7 +19,9 @@ mod coding;
 mod compress;
 mod connection;
 mod decompress;
+mod idempotency;
 mod intake;
+mod oauth;
 mod options;
 mod outcome;
 mod problem;
@@ -31,8 +33,11 @@ mod service;
 mod socket;
 mod strict;
 mod tls;
+pub mod usage;
 
 pub use accept::{Drained, serve, serve_connection};
-pub use admin::serve_admin;
+pub use admin::{Admin, KeyView, serve_admin};
+pub use idempotency::{Idempotency, IdempotencyOptions};
 pub use options::{Compression, Options, Tls};
 pub use refusal::{Refusals, Refused};
+pub use service::Callers;

@@ -7,7 +7,7 @@ use tidegate_policy::setting;
 
 /// Limits and timers of the callers' port.
 ///
-/// None can be switched off: each bounds what one caller can hold of the process.
+/// None but `max_wrong_keys` can be switched off: each bounds what one caller can hold of the process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
@@ -65,6 +65,10 @@ pub struct Options {
     pub max_connections: usize,
     /// Connections at once from one address. Default 1,024: a load balancer is one address.
     pub max_connections_per_ip: usize,
+    /// Wrong keys and tokens a minute from one address (IPv6: one /64) that are told to be wrong;
+    /// more are answered 429 with a wait, 30 s at first and up to 15 min. Valid ones are answered
+    /// all the time, whatever else comes from their address. 0 sets no bound. Default 10.
+    pub max_wrong_keys: u32,
     /// Calls at once on one HTTP/2 connection. Default 100.
     pub max_streams: u32,
     /// How long `/readyz` says 503 before the listener closes, so that a load balancer can look
@@ -147,6 +151,7 @@ impl Default for Options {
             write_timeout: Duration::from_secs(30),
             max_connections: 10_000,
             max_connections_per_ip: 1024,
+            max_wrong_keys: 10,
             max_streams: 100,
             drain_notice: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),

@@ -4,9 +4,9 @@ use crate::{
     body::Outgoing,
     coding::Coding,
     compress::Compressing,
-    problem,
+    oauth, problem,
     pulse::Busy,
-    refusal::{self, Fixed, NOT_ALLOWED, OTHER_ENCODING, Refusal},
+    refusal::{self, Fixed, IDEMPOTENCY_IN_PROGRESS, NOT_ALLOWED, OTHER_ENCODING, Refusal, TOO_MANY_WRONG},
     request_id::{RequestId, X_REQUEST_ID},
 };
 use bytes::Bytes;
@@ -14,11 +14,11 @@ use hyper::{
     HeaderMap, Response, StatusCode, Version,
     header::{
         ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE,
-        HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+        HeaderName, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
 };
 use std::time::Duration;
-use tidegate_core::{Allowance, ContentType, Error, Kind, RateLimits, Reply, Retry, Served};
+use tidegate_core::{Allowance, ContentType, Error, KeptAnswer, Kind, RateLimits, Reply, Retry, Served};
 use tidegate_wire::{error_body, rate_limits};
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -27,6 +27,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 const UPSTREAM: HeaderName = HeaderName::from_static("x-tidegate-upstream");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-tidegate-attempts");
 const OVERHEAD_MS: HeaderName = HeaderName::from_static("x-tidegate-overhead-ms");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
 const LIMIT_TOKENS: HeaderName = HeaderName::from_static("x-ratelimit-limit-tokens");
 const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
@@ -48,8 +49,16 @@ const HEADERS: usize = 16;
 pub(crate) enum Success {
     /// By the engine, in `took` since the whole request was here.
     Reply { reply: Reply, took: Duration },
+    /// By the one before with the same key.
+    Replay(KeptAnswer),
     /// By us.
     Own { status: StatusCode, json: Bytes },
+    /// By us, in a form that was asked for.
+    File { content_type: &'static str, bytes: Bytes },
+    /// By us, for one caller and nobody's cache (RFC 6749 §5.1).
+    Token { json: Bytes },
+    /// By us, for everybody, for a while.
+    Public { json: Bytes },
 }
 
 /// How a refusal is written.
@@ -71,6 +80,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) unread: bool,
     /// How its refusal is written; what the admin port says is no browser's to keep or to guess.
     pub(crate) errors: ErrorForm,
+    /// The request presents a key or token.
+    pub(crate) has_credential: bool,
     /// Whether and how the answer may be compressed.
     pub(crate) compressing: Option<Compressing<'a>>,
 }
@@ -87,16 +98,35 @@ pub(crate) fn write(
             let (status, body) = write_reply(reply, took, &mut headers, busy);
             (status, body, false)
         }
+        Ok(Success::Replay(answer)) => {
+            let (status, body) = write_replay(answer, &mut headers, busy);
+            (status, body, false)
+        }
         Ok(Success::Own { status, json }) => {
             headers.insert(CONTENT_TYPE, JSON);
             write_retry(status, None, &mut headers);
             (status, Outgoing::own(json, busy), false)
         }
+        Ok(Success::File { content_type, bytes }) => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            (StatusCode::OK, Outgoing::own(bytes, busy), false)
+        }
+        Ok(Success::Token { json }) => {
+            headers.insert(CONTENT_TYPE, JSON);
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+            (StatusCode::OK, Outgoing::own(json, busy), false)
+        }
+        Ok(Success::Public { json }) => {
+            headers.insert(CONTENT_TYPE, JSON);
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static(oauth::PUBLIC_FOR));
+            (StatusCode::OK, Outgoing::own(json, busy), false)
+        }
         Err(Refusal::Error(error)) => {
-            let status = write_error(&error, &mut headers);
+            let status = write_error(&error, asked.has_credential, &mut headers);
             let body = match asked.errors {
                 ErrorForm::OpenAi => error_body::encode(&error),
-                ErrorForm::Problem => problem::encode(status, error.code(), error.message()),
+                ErrorForm::Problem => problem::encode(status, error.code(), error.message(), error.param()),
             };
             headers.insert(CONTENT_TYPE, error_type(asked.errors));
             (status, Outgoing::own(body, busy), false)
@@ -108,6 +138,21 @@ pub(crate) fn write(
         Err(Refusal::Coding) => {
             headers.insert(ACCEPT_ENCODING, Coding::TAKEN);
             write_fixed(&OTHER_ENCODING, asked.errors, &mut headers, busy)
+        }
+        Err(Refusal::Throttled(wait)) => {
+            let written = write_fixed(&TOO_MANY_WRONG, asked.errors, &mut headers, busy);
+            write_retry(TOO_MANY_WRONG.status, Some(wait), &mut headers);
+            written
+        }
+        Err(Refusal::InProgress(wait)) => {
+            let written =
+                write_fixed(&IDEMPOTENCY_IN_PROGRESS, asked.errors, &mut headers, busy);
+            write_wait(wait, &mut headers);
+            written
+        }
+        Err(Refusal::OAuth(refused)) => {
+            let body = refused.write(&mut headers);
+            (refused.status(), Outgoing::own(body, busy), false)
         }
         Err(Refusal::Fixed(fixed)) => write_fixed(fixed, asked.errors, &mut headers, busy),
     };
@@ -138,18 +183,10 @@ fn write_reply(
     busy: Busy,
 ) -> (StatusCode, Outgoing) {
     let events = reply.content_type == ContentType::EventStream;
-    let content_type = match &reply.content_type {
-        ContentType::Json => Ok(JSON),
-        ContentType::EventStream => Ok(EVENT_STREAM),
-        ContentType::Other(other) => HeaderValue::from_str(other),
-    };
-    if let Ok(content_type) = content_type {
-        headers.insert(CONTENT_TYPE, content_type);
-    }
-    if events {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        // nginx would hold events back to fill its buffers.
-        headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    match &reply.content_type {
+        ContentType::Json => _ = headers.insert(CONTENT_TYPE, JSON),
+        ContentType::EventStream => write_events(headers),
+        ContentType::Other(other) => write_content_type(other, headers),
     }
     let Served { upstream, attempts, upstream_time, tenant, .. } = &reply.served;
     if let Ok(upstream) = HeaderValue::from_str(upstream) {
@@ -162,10 +199,50 @@ fn write_reply(
     (status, Outgoing::reply(reply.body, events, busy))
 }
 
-fn write_error(error: &Error, headers: &mut HeaderMap) -> StatusCode {
+/// The same status, content type and body; the id is the new request's own.
+fn write_replay(
+    answer: KeptAnswer,
+    headers: &mut HeaderMap,
+    busy: Busy,
+) -> (StatusCode, Outgoing) {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    if &*answer.content_type == ContentType::EventStream.as_str() {
+        write_events(headers);
+    } else {
+        write_content_type(&answer.content_type, headers);
+    }
+    if status.is_client_error() {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    (status, Outgoing::own(answer.body, busy))
+}
+
+fn write_content_type(content_type: &str, headers: &mut HeaderMap) {
+    if let Ok(content_type) = HeaderValue::from_str(content_type) {
+        headers.insert(CONTENT_TYPE, content_type);
+    }
+}
+
+fn write_events(headers: &mut HeaderMap) {
+    headers.insert(CONTENT_TYPE, EVENT_STREAM);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would hold events back to fill its buffers.
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+}
+
+fn write_error(error: &Error, has_credential: bool, headers: &mut HeaderMap) -> StatusCode {
     let status = refusal::status_of(error);
     if status == StatusCode::UNAUTHORIZED {
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        // Who sent nothing is told of no error (RFC 6750 §3.1).
+        let challenge = match error.kind() {
+            Kind::TokenExpired => {
+                r#"Bearer error="invalid_token", error_description="the token has expired""#
+            }
+            _ if has_credential => r#"Bearer error="invalid_token""#,
+            _ => "Bearer",
+        };
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
     if let Some(upstream) = error.upstream().and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(UPSTREAM, upstream);
@@ -190,11 +267,12 @@ fn write_fixed(
     if fixed.status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    let again = if fixed.status == StatusCode::REQUEST_TIMEOUT { "true" } else { "false" };
+    let again = if fixed.passes() { "true" } else { "false" };
     headers.insert(SHOULD_RETRY, HeaderValue::from_static(again));
+    write_retry(fixed.status, None, headers);
     let body = match errors {
         ErrorForm::OpenAi => Bytes::from_static(fixed.body.as_bytes()),
-        ErrorForm::Problem => problem::encode(fixed.status, fixed.code, fixed.message),
+        ErrorForm::Problem => problem::encode(fixed.status, fixed.code, fixed.message, None),
     };
     (fixed.status, Outgoing::own(body, busy), fixed.close)
 }
@@ -213,6 +291,10 @@ fn write_retry(status: StatusCode, after: Option<Duration>, headers: &mut Header
         return;
     }
     let after = after.filter(|wait| !wait.is_zero()).unwrap_or(DEFAULT_RETRY_AFTER);
+    write_wait(after, headers);
+}
+
+fn write_wait(after: Duration, headers: &mut HeaderMap) {
     let millis = u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     headers.insert(RETRY_AFTER, millis.div_ceil(1000).into());
     headers.insert(RETRY_AFTER_MS, millis.into());
@@ -239,6 +321,8 @@ fn should_retry(error: &Error) -> bool {
         Kind::InvalidRequest
         | Kind::InvalidJson
         | Kind::Unauthenticated
+        | Kind::TokenExpired
+        | Kind::BudgetExceeded
         | Kind::ModelNotAllowed
         | Kind::ModelNotFound
         | Kind::NotFound

@@ -14,10 +14,13 @@ struct Problem<'a> {
     status: u16,
     detail: &'a str,
     code: &'a str,
+    /// The field of the body that is at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
 }
 
 /// The body of a refusal.
-pub(crate) fn encode(status: StatusCode, code: &str, detail: &str) -> Bytes {
+pub(crate) fn encode(status: StatusCode, code: &str, detail: &str, field: Option<&str>) -> Bytes {
     let title = status.canonical_reason().unwrap_or_default();
-    json(&Problem { r#type: "about:blank", title, status: status.as_u16(), detail, code })
+    json(&Problem { r#type: "about:blank", title, status: status.as_u16(), detail, code, field })
 }

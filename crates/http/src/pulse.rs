@@ -8,6 +8,7 @@
 use crate::Options;
 use parking_lot::Mutex;
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,6 +31,7 @@ pub(crate) struct Pulse {
     state: Mutex<State>,
     flushes: AtomicU64,
     http2: bool,
+    peer: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,7 @@ pub(crate) enum Clock {
 
 impl Pulse {
     /// A connection opened `since`.
-    pub(crate) fn new(since: Instant, http2: bool) -> Arc<Self> {
+    pub(crate) fn new(since: Instant, http2: bool, peer: Option<IpAddr>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 in_flight: 0,
@@ -76,7 +78,13 @@ impl Pulse {
             }),
             flushes: AtomicU64::new(0),
             http2,
+            peer,
         })
+    }
+
+    /// The address at the other end, where there is a network between.
+    pub(crate) const fn peer(&self) -> Option<IpAddr> {
+        self.peer
     }
 
     /// Whether this is an HTTP/2 connection.

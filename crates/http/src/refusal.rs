@@ -1,7 +1,7 @@
 //! Requests that are refused: the reasons of HTTP in fixed words, and what is told of those that
 //! never became calls. (The engine records those that did.)
 
-use crate::request_id::RequestId;
+use crate::{oauth, request_id::RequestId};
 use hyper::{StatusCode, http::request::Parts};
 use std::{
     sync::Arc,
@@ -20,6 +20,12 @@ pub(crate) enum Refusal {
     Method(&'static str),
     /// A body in a coding that is not taken.
     Coding,
+    /// A call with this key runs; when to ask again.
+    InProgress(Duration),
+    /// Too many wrong credentials came from its address: none is told from another for so long.
+    Throttled(Duration),
+    /// A token is not issued, said in OAuth's own words.
+    OAuth(oauth::Refused),
 }
 
 impl Refusal {
@@ -29,6 +35,9 @@ impl Refusal {
             Self::Fixed(fixed) => fixed.status,
             Self::Method(_) => NOT_ALLOWED.status,
             Self::Coding => OTHER_ENCODING.status,
+            Self::Throttled(_) => TOO_MANY_WRONG.status,
+            Self::InProgress(_) => IDEMPOTENCY_IN_PROGRESS.status,
+            Self::OAuth(refused) => refused.status(),
         }
     }
 
@@ -39,13 +48,22 @@ impl Refusal {
             Self::Fixed(fixed) => fixed.code,
             Self::Method(_) => NOT_ALLOWED.code,
             Self::Coding => OTHER_ENCODING.code,
+            Self::Throttled(_) => TOO_MANY_WRONG.code,
+            Self::InProgress(_) => IDEMPOTENCY_IN_PROGRESS.code,
+            Self::OAuth(refused) => refused.code(),
         }
     }
 
     pub(crate) const fn class(&self) -> Class {
         match self {
             Self::Error(error) => error.class(),
-            Self::Fixed(_) | Self::Method(_) | Self::Coding => Class::Caller,
+            Self::Fixed(fixed) if fixed.status.as_u16() >= 500 => Class::Refused,
+            Self::Fixed(_)
+            | Self::Method(_)
+            | Self::Coding
+            | Self::InProgress(_)
+            | Self::Throttled(_)
+            | Self::OAuth(_) => Class::Caller,
         }
     }
 }
@@ -65,6 +83,17 @@ pub(crate) struct Fixed {
     pub(crate) body: &'static str,
     /// The request cannot be trusted to end where it seems to.
     pub(crate) close: bool,
+}
+
+impl Fixed {
+    /// Whether the same request may fare better in a moment.
+    pub(crate) fn passes(&self) -> bool {
+        self.code == IDEMPOTENCY_IN_PROGRESS.code
+            || matches!(
+                self.status,
+                StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE
+            )
+    }
 }
 
 macro_rules! fixed {
@@ -116,12 +145,26 @@ fixed! {
         "nothing is at this path: see GET /v1/models, and POST /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses";
     NOT_ALLOWED = METHOD_NOT_ALLOWED, "method_not_allowed", false,
         "this path does not take this method: see the allow header";
+    TOO_MANY_WRONG = TOO_MANY_REQUESTS, "rate_limit_exceeded", true,
+        "the key or token is not valid, and too many such came from this address: check it, and wait as retry-after says; valid ones are answered all the time";
     NOT_FOUND_BY_ADMIN = NOT_FOUND, "not_found", false,
-        "nothing is at this path of the admin port: see GET /admin/upstreams, /admin/mirrors, /livez, /readyz";
+        "nothing is at this path of the admin port: see GET /admin/upstreams, /admin/mirrors, /admin/keys, /admin/usage, /livez, /readyz";
     FOREIGN_HOST = FORBIDDEN, "host_not_allowed", false,
         "without server.admin_token the admin port answers only to localhost, 127.0.0.1 and [::1] as its Host";
     FOREIGN_ORIGIN = FORBIDDEN, "origin_not_allowed", false,
         "a page of another origin may not ask the admin port";
+    IDEMPOTENCY_IN_PROGRESS = CONFLICT, "idempotency_in_progress", false,
+        "the call with this Idempotency-Key is still running: send it again after the time in retry-after to get its answer";
+    IDEMPOTENCY_MISMATCH = UNPROCESSABLE_ENTITY, "idempotency_mismatch", false,
+        "this Idempotency-Key was sent before with another request: repeat a request as it was, and take a new key for a new one";
+    IDEMPOTENCY_INTERRUPTED = CONFLICT, "idempotency_not_replayable", false,
+        "the gateway stopped while the call with this Idempotency-Key ran, so whether it was carried out is not known: to have it carried out, send it with a new key";
+    IDEMPOTENCY_TOO_LONG = CONFLICT, "idempotency_not_replayable", false,
+        "the call with this Idempotency-Key was answered, but its answer was too long to be kept: to have it carried out again, send it with a new key";
+    IDEMPOTENCY_PUSHED_OUT = CONFLICT, "idempotency_not_replayable", false,
+        "the call with this Idempotency-Key was answered, but its answer made room for later ones: to have it carried out again, send it with a new key";
+    IDEMPOTENCY_UNAVAILABLE = SERVICE_UNAVAILABLE, "idempotency_unavailable", false,
+        "the Idempotency-Key cannot be noted now, so the call was not carried out: send it again, or without the key";
     NO_ADMIN_TOKEN = UNAUTHORIZED, "invalid_admin_token", false,
         "this needs the token of server.admin_token: send it as `Authorization: Bearer TOKEN`";
 }

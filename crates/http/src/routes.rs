@@ -3,6 +3,13 @@
 use hyper::Method;
 use tidegate_core::Operation;
 
+/// Where tokens are issued.
+pub(crate) const TOKEN: &str = "/oauth/token";
+/// Where the keys are that tokens are checked with.
+pub(crate) const KEY_SET: &str = "/.well-known/jwks.json";
+/// Where all of this is said (RFC 8414 §3).
+pub(crate) const METADATA: &str = "/.well-known/oauth-authorization-server";
+
 /// What models are found below.
 pub(crate) const MODELS_PREFIX: &str = "/v1/models/";
 
@@ -15,6 +22,12 @@ pub(crate) enum Route {
     Models,
     /// One of them.
     Model(String),
+    /// A token for a key.
+    Token,
+    /// The keys tokens are checked with.
+    KeySet,
+    /// Where tokens come from.
+    Metadata,
     /// Whether the process is up.
     Live,
     /// Whether it takes calls.
@@ -39,7 +52,12 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<Route, NoRoute> {
             Err(NoRoute::Method("POST"))
         };
     }
+    if path == TOKEN {
+        return if method == Method::POST { Ok(Route::Token) } else { Err(NoRoute::Method("POST")) };
+    }
     let route = match path {
+        KEY_SET => Route::KeySet,
+        METADATA => Route::Metadata,
         "/v1/models" => Route::Models,
         "/livez" => Route::Live,
         "/readyz" => Route::Ready,
@@ -99,6 +117,10 @@ mod tests {
             (&put, "/v1/models/a", Err(NoRoute::Method("GET, HEAD"))),
             (&get, "/livez", Ok(Route::Live)),
             (&head, "/readyz", Ok(Route::Ready)),
+            (&post, "/oauth/token", Ok(Route::Token)),
+            (&get, "/oauth/token", Err(NoRoute::Method("POST"))),
+            (&get, "/.well-known/jwks.json", Ok(Route::KeySet)),
+            (&head, "/.well-known/oauth-authorization-server", Ok(Route::Metadata)),
             (&post, "/readyz", Err(NoRoute::Method("GET, HEAD"))),
             (&get, "/", Err(NoRoute::Path)),
             (&post, "/chat/completions", Err(NoRoute::Path)),

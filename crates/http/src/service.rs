@@ -3,7 +3,8 @@
 use crate::{
     Compression, Options, Refusals, Refused, admin,
     compress::Compressing,
-    intake,
+    idempotency::Idempotency,
+    intake, oauth,
     outcome::{self, Asked, ErrorForm, Success},
     pulse::{Busy, Pulse},
     refusal::{self, Refusal},
@@ -17,10 +18,12 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version, body::Incoming, http::request::Parts,
 };
 use serde::Serialize;
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use parking_lot::Mutex;
+use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
 use tidegate_core::{Answer, Error, Kind, ModelInfo, Operation, Origin, Tenant};
+use tidegate_policy::throttle::{self, Throttle};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What all connections of a port share.
 pub(crate) struct Front {
@@ -33,14 +36,27 @@ pub(crate) struct Front {
     pub(crate) closing: CancellationToken,
     /// Connections close now.
     pub(crate) cut: CancellationToken,
+    /// Calls in tasks of their own, which may outlive their connection.
+    pub(crate) executions: TaskTracker,
+    /// Asked only about credentials that were wrong.
+    throttle: Mutex<Throttle>,
 }
 
 /// What a port answers.
 pub(crate) enum Service {
-    /// OpenAI's API; refused requests are told there.
-    Callers(Option<Refusals>),
+    /// OpenAI's API.
+    Callers(Callers),
     /// What operators ask.
-    Admin(admin::Guard),
+    Admin(admin::Desk),
+}
+
+/// What the callers' port needs beside who answers.
+#[derive(Clone, Default)]
+pub struct Callers {
+    /// Where refused requests are told.
+    pub refusals: Option<Refusals>,
+    /// What `Idempotency-Key` is honoured with; without it the header means nothing.
+    pub idempotency: Option<Idempotency>,
 }
 
 impl Front {
@@ -51,7 +67,38 @@ impl Front {
         stop: CancellationToken,
     ) -> Self {
         let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
-        Self { service, answer, options, stop, closing, cut }
+        let executions = TaskTracker::new();
+        let throttle = Mutex::new(Throttle::new(options.max_wrong_keys));
+        Self { service, answer, options, stop, closing, cut, executions, throttle }
+    }
+
+    /// What is said instead of `refusal`, when it is the answer to a wrong credential and `peer`
+    /// sent too many of them. Good ones never come here: who shares an address with somebody
+    /// hostile is not locked out. Nor do expired tokens: they were good, and a 401 renews them.
+    fn throttled(&self, refusal: Refusal, has_credential: bool, peer: Option<IpAddr>) -> Refusal {
+        let is_wrong = match &refusal {
+            Refusal::Error(error) => has_credential && error.kind() == Kind::Unauthenticated,
+            Refusal::Fixed(fixed) => {
+                has_credential && std::ptr::eq(*fixed, &raw const refusal::NO_ADMIN_TOKEN)
+            }
+            Refusal::OAuth(refused) => refused.status() == StatusCode::UNAUTHORIZED,
+            Refusal::Method(_)
+            | Refusal::Coding
+            | Refusal::InProgress(_)
+            | Refusal::Throttled(_) => false,
+        };
+        let Some(peer) = peer.filter(|_| is_wrong) else { return refusal };
+        match self.throttle.lock().wrong(Instant::now().into_std(), peer) {
+            throttle::Answer::Wrong => refusal,
+            throttle::Answer::Wait(wait) => Refusal::Throttled(wait),
+        }
+    }
+
+    fn idempotency(&self) -> Option<&Idempotency> {
+        match &self.service {
+            Service::Callers(callers) => callers.idempotency.as_ref(),
+            Service::Admin(_) => None,
+        }
     }
 
     /// Whether and how the answer to a request may be compressed.
@@ -69,16 +116,20 @@ impl Front {
 
 /// How far a request got.
 #[derive(Default)]
-struct Way {
-    tenant: Option<Arc<Tenant>>,
+pub(crate) struct Way {
+    pub(crate) tenant: Option<Arc<Tenant>>,
     /// It became a call, which the engine records.
-    is_call: bool,
+    pub(crate) is_call: bool,
 }
 
 impl Way {
     /// Who sends the request.
-    fn identified(&mut self, front: &Front, headers: &HeaderMap) -> Result<Arc<Tenant>, Error> {
-        let tenant = intake::identify(&*front.answer, headers)?;
+    async fn identified(
+        &mut self,
+        front: &Front,
+        headers: &HeaderMap,
+    ) -> Result<Arc<Tenant>, Error> {
+        let tenant = intake::identify(&*front.answer, headers).known().await?;
         Ok(Arc::clone(self.tenant.insert(tenant)))
     }
 }
@@ -98,9 +149,12 @@ pub(crate) async fn respond(
         let message = "an error on our side; the operator's log has it under this request's id";
         Err(Error::new(Kind::Internal, Origin::Gateway, message).into())
     });
+    let has_credential = outcome.is_err() && intake::key(&parts.headers).is_some();
+    let outcome = outcome
+        .map_err(|refusal| front.throttled(refusal, has_credential, busy.pulse().peer()));
     if let Err(refusal) = &outcome {
         log(refusal, &parts, &id);
-        if let Service::Callers(Some(refusals)) = &front.service
+        if let Service::Callers(Callers { refusals: Some(refusals), .. }) = &front.service
             && !way.is_call
         {
             let tenant = way.tenant.as_deref();
@@ -117,7 +171,7 @@ pub(crate) async fn respond(
         Service::Admin(_) => ErrorForm::Problem,
     };
     let compressing = front.compressing(&parts);
-    let asked = Asked { id, version: parts.version, head_only, unread, errors, compressing };
+    let asked = Asked { has_credential, id, version: parts.version, head_only, unread, errors, compressing };
     outcome::write(outcome, asked, busy)
 }
 
@@ -133,7 +187,7 @@ async fn answer(
     strict::check(parts, busy).map_err(Refusal::Fixed)?;
     match &front.service {
         Service::Callers(_) => to_caller(front, busy, parts, body, id, way).await,
-        Service::Admin(guard) => admin::answer(front, guard, parts),
+        Service::Admin(desk) => admin::answer(front, desk, parts, body, busy.pulse()).await,
     }
 }
 
@@ -148,16 +202,19 @@ async fn to_caller(
 ) -> Result<Success, Refusal> {
     match routes::find(&parts.method, parts.uri.path()) {
         Ok(Route::Call(operation)) => {
-            call(front, operation, &parts.headers, body, id, busy.pulse(), way).await
+            call(front, operation, parts, body, id, busy.pulse(), way).await
         }
         Ok(Route::Models) => {
-            let tenant = way.identified(front, &parts.headers)?;
+            let tenant = way.identified(front, &parts.headers).await?;
             Ok(models(front, &tenant))
         }
         Ok(Route::Model(name)) => {
-            let tenant = way.identified(front, &parts.headers)?;
+            let tenant = way.identified(front, &parts.headers).await?;
             model(front, &tenant, &name)
         }
+        Ok(Route::Token) => oauth::token(front, parts, body, busy.pulse(), way).await,
+        Ok(Route::KeySet) => oauth::key_set(front),
+        Ok(Route::Metadata) => oauth::metadata(front),
         Ok(Route::Live) => Ok(live()),
         Ok(Route::Ready) => Ok(ready(front)),
         Err(NoRoute::Path) => Err(Refusal::Fixed(&refusal::NOT_FOUND)),
@@ -169,14 +226,19 @@ async fn to_caller(
 async fn call(
     front: &Front,
     operation: Operation,
-    headers: &HeaderMap,
+    parts: &Parts,
     body: &mut Incoming,
     id: &RequestId,
     pulse: &Pulse,
     way: &mut Way,
 ) -> Result<Success, Refusal> {
-    let tenant = way.identified(front, headers)?;
+    let headers = &parts.headers;
+    let tenant = way.identified(front, headers).await?;
+    let once = front.idempotency().map_or(Ok(None), |kept| kept.asked(headers))?;
     let call = intake::call(operation, headers, body, tenant, id, &front.options, pulse).await?;
+    if let Some(once) = once {
+        return once.call(front, parts, call, way).await;
+    }
     way.is_call = true;
     let started = Instant::now();
     let reply = front.answer.call(call).await?;
@@ -250,10 +312,18 @@ fn log(refusal: &Refusal, parts: &Parts, id: &RequestId) {
     let (id, method, path) = (&*id.text, &parts.method, parts.uri.path());
     let (status, code) = (refusal.status().as_u16(), refusal.code());
     match refusal {
+        Refusal::OAuth(refused) => {
+            let reason = refused.description;
+            tracing::debug!(id, %method, path, status, code, reason, "request refused");
+        }
         Refusal::Error(error) => {
             tracing::debug!(id, %method, path, status, code, %error, "request refused");
         }
-        Refusal::Fixed(_) | Refusal::Method(_) | Refusal::Coding => {
+        Refusal::Fixed(_)
+        | Refusal::Method(_)
+        | Refusal::Coding
+        | Refusal::InProgress(_)
+        | Refusal::Throttled(_) => {
             tracing::debug!(id, %method, path, status, code, "request refused");
         }
     }

@@ -4,12 +4,15 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod budget;
 pub mod canary;
 pub mod concurrency;
+pub mod estimate;
 pub mod hedge;
 pub mod load;
 pub mod memory;
 pub mod pacer;
+pub mod price;
 mod quantile;
 pub mod queue;
 pub mod rate_limit;
@@ -17,4 +20,5 @@ pub mod retry;
 pub mod retry_budget;
 pub mod setting;
 pub mod spacing;
+pub mod throttle;
 pub mod timeout;

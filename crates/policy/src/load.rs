@@ -187,19 +187,21 @@ impl Ladder {
 
     /// The level at `now`. Ask about every 100 ms, or with every call.
     pub fn level(&mut self, now: Instant, signals: Signals) -> Level {
-        let since = self.stepped_at.map(|at| now.saturating_duration_since(at));
-        let stayed = |least: Duration| since.is_none_or(|since| since >= least);
-        let next = if self.above(self.level.up(), 1.0, signals) {
-            if stayed(self.options.step_up) { self.level.up() } else { self.level }
-        } else if !self.above(self.level, self.options.leave, signals)
-            && stayed(self.options.min_stay)
+        if self.above(self.level.up(), 1.0, signals) {
+            if self.stayed(self.options.step_up, now) {
+                self.level = self.level.up();
+                self.stepped_at = Some(now);
+            }
+            return self.level;
+        }
+        // Nobody may have looked for long: what was lost in between is made up for.
+        while self.level != Level::Normal
+            && !self.above(self.level, self.options.leave, signals)
+            && self.stayed(self.options.min_stay, now)
         {
-            self.level.down()
-        } else {
-            self.level
-        };
-        if next != self.level {
-            (self.level, self.stepped_at) = (next, Some(now));
+            self.level = self.level.down();
+            let made_up = self.stepped_at.map(|at| at + self.options.min_stay);
+            self.stepped_at = made_up.filter(|at| now >= *at + self.options.min_stay).or(Some(now));
         }
         self.level
     }
@@ -221,6 +223,10 @@ impl Ladder {
         let pressure = step.pressure.unwrap_or(default.pressure);
         let in_flight_share = step.in_flight_share.unwrap_or(default.in_flight_share);
         signals.pressure >= pressure * share || signals.in_flight_share >= in_flight_share * share
+    }
+
+    fn stayed(&self, least: Duration, now: Instant) -> bool {
+        self.stepped_at.is_none_or(|at| now.saturating_duration_since(at) >= least)
     }
 
     const fn step(&self, level: Level) -> Option<(&Step, Defaults)> {
@@ -329,6 +335,19 @@ mod tests {
             4299  0.0  0  elevated
             4300  0.4  0  elevated
             4400  0.3  0  normal
+            ",
+        );
+    }
+
+    #[test]
+    fn an_hour_of_silence_is_made_up_for() {
+        check(
+            Options::default(),
+            "
+            0        9.0  0  elevated
+            200      9.0  0  high
+            400      9.0  0  critical
+            3600000  0.0  0  normal
             ",
         );
     }

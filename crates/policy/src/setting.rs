@@ -86,6 +86,36 @@ pub mod share {
     }
 }
 
+/// An `Option<Money>`, written as a number of US dollars; absent means `None`.
+pub mod opt_usd {
+    use super::*;
+    use tidegate_core::Money;
+
+    /// Writes the dollars or nothing.
+    ///
+    /// # Errors
+    ///
+    /// The serializer's own.
+    pub fn serialize<S: Serializer>(value: &Option<Money>, to: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(money) => to.serialize_some(&money.usd()),
+            None => to.serialize_none(),
+        }
+    }
+
+    /// Reads `12.5`.
+    ///
+    /// # Errors
+    ///
+    /// When the number is no amount of money.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Money>, D::Error> {
+        let usd = f64::deserialize(from)?;
+        let message = "is no amount of US dollars: write a number from 0 to 18 million";
+        let money = Money::from_usd(usd);
+        money.map(Some).ok_or_else(|| serde::de::Error::custom(format!("{usd} {message}")))
+    }
+}
+
 /// A number of bytes, written as `"16MiB"`, `"512KiB"` or a plain number.
 pub mod size {
     use super::*;

@@ -95,7 +95,9 @@ impl Spacing {
             return;
         }
         let gap = Duration::from_secs_f64(SHARE * self.held / f64::from(limit.max(1))).min(MOST);
-        self.next = self.next.max(now.checked_sub(CATCH_UP).unwrap_or(now)) + gap;
+        let oldest = now.checked_sub(CATCH_UP).unwrap_or(now);
+        // Copies and hedges take slots without waiting for this: they must not push it far away.
+        self.next = (self.next.max(oldest) + gap).min(now + MOST);
     }
 
     /// The highest class that calls these days; bulk when neither of the others does.

@@ -2,9 +2,11 @@
 
 use crate::{Client, Protocol, Settings, UpstreamSettings};
 use std::{collections::BTreeMap, fmt, sync::Arc};
-use tidegate_core::{Secret, Store, Tenant};
-use tidegate_engine::{Engine, Limiters, Mirror, Model, Parts, Records, Target, Upstream};
-use tidegate_policy::{canary, concurrency, pacer, setting::SecretRef};
+use tidegate_core::{Ledger, Price, Secret, Store, Tenant, Tokens};
+use tidegate_engine::{
+    Alerts, Earlier, Engine, Limiters, Mirror, Model, Parts, Records, Spending, Target, Upstream,
+};
+use tidegate_policy::{canary, concurrency, pacer, price, setting::SecretRef};
 use tokio::io::DuplexStream;
 
 /// Opens a connection to the simulated model server in this process.
@@ -18,6 +20,11 @@ pub struct Builder {
     settings: Settings,
     any_model: Option<String>,
     store: Option<Arc<dyn Store>>,
+    tokens: Option<Arc<dyn Tokens>>,
+    ledger: Option<Arc<dyn Ledger>>,
+    earlier: Vec<Earlier>,
+    alerts: Option<Alerts>,
+    prices: BTreeMap<Arc<str>, Price>,
     records: Option<Records>,
     simulator: Option<Simulator>,
     max_in_flight: usize,
@@ -42,6 +49,11 @@ impl Builder {
             settings: Settings::default(),
             any_model: None,
             store: None,
+            tokens: None,
+            ledger: None,
+            earlier: Vec::new(),
+            alerts: None,
+            prices: BTreeMap::new(),
             records: None,
             simulator: None,
             max_in_flight: MAX_IN_FLIGHT,
@@ -79,6 +91,42 @@ impl Builder {
     #[must_use]
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
+        self
+    }
+
+    /// Takes tokens as credentials beside keys. Default: keys alone.
+    #[must_use]
+    pub fn tokens(mut self, tokens: Arc<dyn Tokens>) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Writes every attempt to `ledger`. Default: nobody keeps account.
+    #[must_use]
+    pub fn ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
+        self.ledger = Some(ledger);
+        self
+    }
+
+    /// Says what was spent of budgets before: what [`tidegate_engine::spent_before`] read from the
+    /// ledger. Default: nothing.
+    #[must_use]
+    pub fn spent(mut self, earlier: Vec<Earlier>) -> Self {
+        self.earlier = earlier;
+        self
+    }
+
+    /// Tells `alerts`, which must not block, when a share of a budget is spent.
+    #[must_use]
+    pub fn alerts(mut self, alerts: Alerts) -> Self {
+        self.alerts = Some(alerts);
+        self
+    }
+
+    /// What models cost, by the upstreams' own names of them, where the settings do not say.
+    #[must_use]
+    pub fn prices(mut self, prices: BTreeMap<Arc<str>, Price>) -> Self {
+        self.prices = prices;
         self
     }
 
@@ -120,33 +168,55 @@ impl Builder {
         for (name, upstream) in &self.settings.upstreams {
             upstreams.insert(name.as_str().into(), self.open(name, upstream)?);
         }
-        let models = self.settings.models.iter().map(|(name, model)| {
-            let targets = model.targets.iter().map(|target| Target {
-                upstream: target.upstream.as_str().into(),
-                model: target.model.as_deref().unwrap_or(name).into(),
-                weight: target.weight,
-                matches: target.matches.clone(),
+        let mut models = BTreeMap::new();
+        for (name, model) in &self.settings.models {
+            let path = format!("models.{name}");
+            let own = price(model.price, &path)?;
+            let targets = model.targets.iter().enumerate().map(|(index, target)| {
+                let own_there = price(target.price, &format!("{path}.targets.{index}"))?;
+                Ok(Target {
+                    upstream: target.upstream.as_str().into(),
+                    model: target.model.as_deref().unwrap_or(name).into(),
+                    price: own_there.or(own),
+                    weight: target.weight,
+                    matches: target.matches.clone(),
+                })
+            });
+            let mirror = model.mirror.as_ref().map(|mirror| {
+                Ok(Mirror {
+                    upstream: mirror.upstream.as_str().into(),
+                    model: mirror.model.as_deref().unwrap_or(name).into(),
+                    price: price(mirror.price, &format!("{path}.mirror"))?,
+                    options: canary::Mirror { share: mirror.share },
+                })
             });
             let built = Model {
-                targets: targets.collect(),
+                targets: targets.collect::<Result<_, BuildError>>()?,
                 timeouts: model.timeouts,
                 balance: model.balance,
                 hedge: model.hedge.clone(),
                 fallback: model.fallback.iter().map(|name| name.as_str().into()).collect(),
-                mirror: model.mirror.as_ref().map(|mirror| Mirror {
-                    upstream: mirror.upstream.as_str().into(),
-                    model: mirror.model.as_deref().unwrap_or(name).into(),
-                    options: canary::Mirror { share: mirror.share },
-                }),
+                mirror: mirror.transpose()?,
             };
-            (name.as_str().into(), built)
-        });
+            models.insert(name.as_str().into(), built);
+        }
+        let teams = self.settings.teams.iter();
+        let teams = teams.map(|(name, team)| (name.as_str().into(), team.budget.into())).collect();
         let engine = Engine::new(Parts {
             upstreams,
-            models: models.collect(),
+            models,
             any_model: self.any_model.as_deref().map(Into::into),
             store: self.store.unwrap_or_else(|| Arc::new(tidegate_store::Memory::new())),
-            default_limits: self.settings.limits.default.into(),
+            tokens: self.tokens,
+            ledger: self.ledger,
+            spending: Spending {
+                teams,
+                options: self.settings.budgets,
+                earlier: self.earlier,
+                alerts: self.alerts,
+            },
+            prices: self.prices,
+            limits: self.settings.limits.options().map_err(BuildError)?,
             max_in_flight: self.max_in_flight,
             retry: self.settings.retry,
             limiters: Limiters {
@@ -198,6 +268,15 @@ impl Builder {
             },
         })
     }
+}
+
+/// What tokens cost, where `path` of the settings says.
+fn price(written: Option<price::Options>, path: &str) -> Result<Option<Price>, BuildError> {
+    let price = written.as_ref().map(price::Options::price).transpose();
+    price.map_err(|field| {
+        let why = "is no price: write US dollars per million tokens";
+        BuildError(format!("{path}.price.{field} {why}"))
+    })
 }
 
 fn check_rates(name: &str, settings: &UpstreamSettings) -> Result<(), BuildError> {

@@ -13,7 +13,7 @@ use tidegate_core::{
     Answer, Call, Error, Front, Kind, Operation, Origin, Patience, Payload, Priority, Reply,
     Result, Tenant,
 };
-use tidegate_engine::Engine;
+use tidegate_engine::{Earlier, Engine};
 use tidegate_wire::request;
 
 /// Longest answer [`Client::json`] takes, in bytes.
@@ -49,6 +49,11 @@ impl Client {
         self
     }
 
+    /// Adds what was spent of budgets before, where it was not known when this was built.
+    pub fn resume(&self, earlier: Vec<Earlier>) {
+        self.engine.resume(earlier);
+    }
+
     /// What fronts hold.
     pub fn answer(&self) -> Arc<dyn Answer> {
         self.engine.clone()
@@ -70,6 +75,8 @@ impl Client {
             operation,
             model: (*view.model).into(),
             tokens: request::estimate(operation, body.len(), &view),
+            max_output: request::max_output(operation, &view),
+            choices: view.choices,
             payload: Payload::new(body, view.model_span),
             stream: view.stream,
             tenant: self.tenant.clone(),

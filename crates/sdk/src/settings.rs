@@ -3,10 +3,13 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use tidegate_core::Limits;
+use std::{collections::BTreeMap, time::Duration};
+use tidegate_core::{Limits, Money};
+use tidegate_engine::limits;
 use tidegate_policy::{
-    balance, breaker, canary, concurrency, hedge, load, memory, queue, retry, retry_budget,
+    balance, breaker, budget, canary, concurrency, hedge, load, memory, price, queue,
+    rate_limit::Algorithm,
+    retry, retry_budget,
     setting::{self, SecretRef},
     timeout,
 };
@@ -21,6 +24,10 @@ pub struct Settings {
     pub models: BTreeMap<String, ModelSettings>,
     /// Limits of callers.
     pub limits: LimitsSettings,
+    /// Teams of callers, by name.
+    pub teams: BTreeMap<String, TeamSettings>,
+    /// How budgets of callers and teams are kept.
+    pub budgets: budget::Options,
     /// When and how often a failed attempt is tried again.
     pub retry: retry::Options,
     /// How many attempts beyond the first an upstream may get.
@@ -99,8 +106,8 @@ pub struct ModelSettings {
     pub fallback: Vec<String>,
     /// Where a share of its calls is copied; the answers are thrown away. Default: nowhere.
     pub mirror: Option<MirrorSettings>,
-    /// What it costs. Without one the cost is unknown, not zero.
-    pub price: Option<Price>,
+    /// What it costs, wherever its targets have no price of their own. Without one the cost is unknown, not zero.
+    pub price: Option<price::Options>,
 }
 
 /// An upstream, that upstream's own model name, and a weight.
@@ -112,6 +119,9 @@ pub struct TargetSettings {
     /// The upstream's own name of the model. Default: the name callers use.
     #[serde(default)]
     pub model: Option<String>,
+    /// What it costs there. Default: the model's price, or else the one listed for it in `prices`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<price::Options>,
     /// Share of the calls it gets; zero parks it. Default 1.
     #[serde(default = "one")]
     pub weight: u32,
@@ -132,6 +142,9 @@ pub struct MirrorSettings {
     /// The upstream's own name of the model. Default: the name callers use.
     #[serde(default)]
     pub model: Option<String>,
+    /// What it costs there. Default: the price listed for it in `prices`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<price::Options>,
     /// Share of the calls that is copied, from 0 to 1.
     #[serde(with = "setting::share")]
     #[schemars(with = "f64")]
@@ -142,43 +155,118 @@ const fn one() -> u32 {
     1
 }
 
-/// US dollars per million tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Price {
-    /// Prompt tokens, USD per million.
-    pub input: f64,
-    /// Answer tokens, USD per million.
-    pub output: f64,
+/// A team of callers; keys name theirs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TeamSettings {
+    /// What its callers may spend together, beside what each of them may.
+    pub budget: budget::Amounts,
 }
 
-/// Limits of callers.
+/// What callers, teams, models and upstreams may use. A call is let in where all of its caller,
+/// its team and its model have room; an attempt is sent where its upstream has.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSettings {
     /// Applied to every caller without its own.
     pub default: LimitSettings,
+    /// Of single callers, by the id of their key or client. They come before what the key itself says.
+    pub callers: BTreeMap<String, LimitSettings>,
+    /// Of all callers of a team together, by its name.
+    pub teams: BTreeMap<String, LimitSettings>,
+    /// Of all calls that ask for a model, whoever asks, by the name callers use.
+    pub models: BTreeMap<String, LimitSettings>,
+    /// Of all attempts at an upstream, whatever the model. What an upstream itself allows is told in `[upstreams.NAME]`: calls wait for that, and are refused here.
+    pub upstreams: BTreeMap<String, LimitSettings>,
 }
 
-/// Limits of one caller; what is absent is not limited.
+/// Limits of one party; what is absent is not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
     /// Requests per minute.
     pub requests_per_minute: Option<u32>,
-    /// Tokens per minute, input and output together.
+    /// Tokens per minute, input and output together: reserved by estimate, corrected by real usage.
     pub tokens_per_minute: Option<u64>,
+    /// US dollars per minute: reserved by estimate, corrected by real usage. Calls whose price is not known cost nothing here.
+    pub cost_per_minute: Option<f64>,
     /// Calls in flight at once, streams included until their last chunk.
     pub concurrency: Option<u32>,
+    /// How requests, tokens and dollars are counted.
+    pub algorithm: Algorithm,
+    /// How much of a limit may pass at once after a pause: what passes in this time. Token buckets only. Default "60s". A call that takes more at once is never let through.
+    #[serde(with = "setting::opt_duration", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub burst: Option<Duration>,
 }
 
-impl From<LimitSettings> for Limits {
-    fn from(written: LimitSettings) -> Self {
-        Self {
-            requests_per_minute: written.requests_per_minute,
-            tokens_per_minute: written.tokens_per_minute,
-            concurrency: written.concurrency,
-            ..Self::default()
+impl LimitsSettings {
+    /// What the engine makes of it.
+    pub(crate) fn options(&self) -> Result<limits::Options, String> {
+        let rule = |path: String, settings: &LimitSettings| {
+            settings.rule().map_err(|(field, why)| format!("limits.{path}.{field}: {why}"))
+        };
+        let rules = |scope: &str, all: &BTreeMap<String, LimitSettings>| {
+            let rules = all.iter().map(|(name, settings)| {
+                Ok((name.as_str().into(), rule(format!("{scope}.{name}"), settings)?))
+            });
+            rules.collect::<Result<_, String>>()
+        };
+        Ok(limits::Options {
+            default: rule("default".into(), &self.default)?,
+            callers: rules("callers", &self.callers)?,
+            teams: rules("teams", &self.teams)?,
+            models: rules("models", &self.models)?,
+            upstreams: rules("upstreams", &self.upstreams)?,
+        })
+    }
+}
+
+impl LimitSettings {
+    /// What is wrong with it: the fields at fault, and why.
+    pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
+        const NOTHING: &str = "0 would refuse every call; leave it out for no limit";
+        let is_bucket = self.algorithm == Algorithm::TokenBucket;
+        let too_much = |usd: f64| Money::from_usd(usd).is_none_or(|money| money == Money::ZERO);
+        let checks = [
+            ("requests_per_minute", self.requests_per_minute == Some(0), NOTHING),
+            ("tokens_per_minute", self.tokens_per_minute == Some(0), NOTHING),
+            ("cost_per_minute", self.cost_per_minute == Some(0.0), NOTHING),
+            (
+                "cost_per_minute",
+                self.cost_per_minute.is_some_and(|usd| usd != 0.0 && too_much(usd)),
+                "must be more than 0 and at most 18000000 US dollars",
+            ),
+            ("concurrency", self.concurrency == Some(0), NOTHING),
+            (
+                "burst",
+                self.burst.is_some() && !is_bucket,
+                "only a token bucket has one: leave it out, or write algorithm = \"token_bucket\"",
+            ),
+            (
+                "burst",
+                self.burst.is_some_and(|burst| burst.is_zero()) && is_bucket,
+                "0s lets nothing through at once: write a second or more",
+            ),
+        ];
+        checks.into_iter().filter(|check| check.1).map(|(field, _, why)| (field, why)).collect()
+    }
+
+    /// What the engine makes of it, or the first problem.
+    fn rule(&self) -> Result<limits::Rule, (&'static str, &'static str)> {
+        if let Some(problem) = self.problems().first() {
+            return Err(*problem);
         }
+        let rule = limits::Rule::default();
+        Ok(limits::Rule {
+            limits: Limits {
+                requests_per_minute: self.requests_per_minute,
+                tokens_per_minute: self.tokens_per_minute,
+                cost_per_minute: self.cost_per_minute.and_then(Money::from_usd),
+                concurrency: self.concurrency,
+            },
+            algorithm: self.algorithm,
+            burst: self.burst.unwrap_or(rule.burst),
+        })
     }
 }

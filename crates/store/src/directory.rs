@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
-use tidegate_core::{Error, KeyRecord, Kind, Origin, Result, Tenant};
+use tidegate_core::{Error, Former, KeyRecord, Kind, Origin, Result, Tenant};
 
 /// Most keys a store keeps, revoked ones included: about 50 MiB of directory.
 pub const MAX_KEYS: usize = 100_000;
@@ -23,6 +23,7 @@ pub(crate) struct Directory {
 
 struct Entry {
     hash: [u8; 32],
+    former: Option<Former>,
     tenant: Arc<Tenant>,
     expires_at: Option<u64>,
 }
@@ -39,9 +40,21 @@ impl Directory {
         let hash = key::hash(key);
         let entries = self.entries.load();
         let entry = entries.get(id);
-        let matches = key::same(&hash, entry.map_or(&[0; 32], |entry| &entry.hash));
-        let entry = entry.filter(|_| matches)?;
+        let nothing = [0; 32];
+        let current = key::same(&hash, entry.map_or(&nothing, |entry| &entry.hash));
+        let former = entry.and_then(|entry| entry.former);
+        let is_former = key::same(&hash, former.as_ref().map_or(&nothing, |former| &former.hash));
+        let still_good = former.is_some_and(|former| now_unix < former.until);
+        let entry = entry.filter(|_| current || is_former && still_good)?;
         let valid = entry.expires_at.is_none_or(|expires_at| now_unix < expires_at);
+        valid.then(|| entry.tenant.clone())
+    }
+
+    /// The tenant of the key `id` now.
+    pub(crate) fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
+        let entries = self.entries.load();
+        let entry = entries.get(id)?;
+        let valid = entry.expires_at.is_none_or(|expires_at| unix_now() < expires_at);
         valid.then(|| entry.tenant.clone())
     }
 
@@ -61,8 +74,12 @@ fn entry(record: &KeyRecord) -> (Arc<str>, Entry) {
         limits: record.limits,
         budgets: record.budgets,
     };
-    let entry =
-        Entry { hash: record.hash, tenant: Arc::new(tenant), expires_at: record.expires_at };
+    let entry = Entry {
+        hash: record.hash,
+        former: record.former,
+        tenant: Arc::new(tenant),
+        expires_at: record.expires_at,
+    };
     (record.id.clone(), entry)
 }
 
@@ -99,6 +116,8 @@ pub(crate) fn unix_now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use tidegate_core::Secret;
 
     #[test]
     fn a_key_expires_at_its_second() {
@@ -108,6 +127,23 @@ mod tests {
         directory.replace([&record]);
         let at = |now| directory.identify_at(key.expose(), now).is_some();
         assert_eq!([at(100), at(199), at(200), at(201)], [true, true, false, false]);
+    }
+
+    #[test]
+    fn a_rotated_key_is_good_until_its_second() {
+        let (old, mut record) = key::mint("a", 100).unwrap();
+        let new = key::rotate(&mut record, Duration::from_secs(60), 100).unwrap();
+        assert_eq!(key::id_of(new.expose()), key::id_of(old.expose()), "one caller");
+        let directory = Directory::default();
+        directory.replace([&record]);
+        let at = |key: &Secret<String>, now| directory.identify_at(key.expose(), now).is_some();
+        assert_eq!([at(&old, 159), at(&old, 160)], [true, false]);
+        assert_eq!([at(&new, 159), at(&new, 160)], [true, true]);
+
+        let newest = key::rotate(&mut record, Duration::ZERO, 110).unwrap();
+        directory.replace([&record]);
+        let good = [&old, &new, &newest].map(|key| at(key, 120));
+        assert_eq!(good, [false, false, true], "two secrets at most, and none without a grace");
     }
 
     #[test]

@@ -5,8 +5,11 @@
 //! slow password hashes protect secrets that can be guessed, and would cost every call.
 
 use aws_lc_rs::{constant_time, digest, rand};
-use std::sync::Arc;
-use tidegate_core::{Budgets, Error, KeyRecord, Kind, Origin, Result, Scope, Secret};
+use std::{sync::Arc, time::Duration};
+use tidegate_core::{
+    Budgets, Error, Former, KeyChange, KeyRecord, KeyState, Kind, Minted, Origin, Result, Scope,
+    Secret,
+};
 
 /// What every key starts with, so that secret scanners can find a leaked one.
 pub const PREFIX: &str = "tg-";
@@ -27,12 +30,13 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 /// # Errors
 ///
 /// [`Kind::Internal`] when the operating system gives no randomness.
-pub fn mint(name: impl Into<Arc<str>>, now_unix: u64) -> Result<(Secret<String>, KeyRecord)> {
-    let id = random_text(ID_CHARS)?;
-    let key = format!("{PREFIX}{id}-{}", random_text(SECRET_CHARS)?);
+pub fn mint(name: impl Into<Arc<str>>, now_unix: u64) -> Result<Minted> {
+    let id: Arc<str> = random_text(ID_CHARS)?.into();
+    let key = secret_of(&id)?;
     let record = KeyRecord {
-        id: id.into(),
+        id,
         hash: hash(&key),
+        former: None,
         name: name.into(),
         team: None,
         scope: Scope::All,
@@ -43,6 +47,57 @@ pub fn mint(name: impl Into<Arc<str>>, now_unix: u64) -> Result<(Secret<String>,
         revoked_at: None,
     };
     Ok((Secret::new(key), record))
+}
+
+/// Longest time an old secret stays good beside a new one.
+const LONGEST_GRACE: Duration = Duration::from_secs(90 * 86_400);
+
+/// A new key, as `change` says.
+pub(crate) fn create(change: KeyChange, now_unix: u64) -> Result<Minted> {
+    let (secret, mut record) = mint("default", now_unix)?;
+    change.apply(&mut record, now_unix)?;
+    Ok((secret, record))
+}
+
+/// Makes `record` as `change` says. What is revoked stays as it was: lists tell what it could do.
+pub(crate) fn update(record: &mut KeyRecord, change: KeyChange, now_unix: u64) -> Result<()> {
+    if record.revoked_at.is_some() {
+        return Err(refused(record, "is revoked for good: make a new one"));
+    }
+    change.apply(record, now_unix)
+}
+
+/// Gives `record` a new secret; the old one is good for `grace` more, the one before it no longer.
+pub(crate) fn rotate(
+    record: &mut KeyRecord,
+    grace: Duration,
+    now_unix: u64,
+) -> Result<Secret<String>> {
+    match record.state(now_unix) {
+        KeyState::Valid => {}
+        KeyState::Revoked => return Err(refused(record, "is revoked for good: make a new one")),
+        KeyState::Expired => {
+            return Err(refused(record, "has expired: give it a new `expires_at` first"));
+        }
+    }
+    if grace > LONGEST_GRACE {
+        return Err(Error::invalid("grace", "`grace` is longer than 90 days"));
+    }
+    let key = secret_of(&record.id)?;
+    let until = now_unix.saturating_add(grace.as_secs());
+    record.former = (!grace.is_zero()).then_some(Former { hash: record.hash, until });
+    record.hash = hash(&key);
+    Ok(Secret::new(key))
+}
+
+fn refused(record: &KeyRecord, why: &str) -> Error {
+    let message = format!("key {} {why}", record.id);
+    Error::new(Kind::InvalidRequest, Origin::Caller, message)
+}
+
+/// A whole key of this id.
+fn secret_of(id: &str) -> Result<String> {
+    Ok(format!("{PREFIX}{id}-{}", random_text(SECRET_CHARS)?))
 }
 
 /// The public id inside a key; `None` when it is not shaped like one.

@@ -4,10 +4,14 @@
 //! and notices what other processes write to it. Both answer [`tidegate_core::Store::identify`]
 //! from the same in-memory directory, so the hot path never does I/O. Both pass the behaviour
 //! suite in `tests/it`.
+//!
+//! [`ledger`] keeps what every attempt used and cost, in SQLite or PostgreSQL.
 
 mod directory;
 pub mod key;
+pub mod ledger;
 mod memory;
+pub mod replay;
 mod sqlite;
 
 pub use directory::MAX_KEYS;

@@ -7,39 +7,52 @@
 //! Statements run on the runtime's blocking threads, one at a time. After each change, ours or
 //! another process's, the in-memory directory is rebuilt from the file.
 
+mod file;
+mod rows;
 mod schema;
 
-use crate::directory::{self, Directory};
+use crate::{
+    directory::{self, Directory},
+    key,
+};
+use file::unusable;
+pub(crate) use file::{Identity, make_private, still_there};
 use parking_lot::Mutex;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
-use tidegate_core::{Budgets, 
-    BoxFuture, Error, KeyRecord, Kind, Limits, Origin, Result, Scope, Store, Tenant,
+use tidegate_core::{
+    BoxFuture, Error, KeyChange, KeyRecord, Keys, Kind, Minted, Origin, Result, Store, Tenant,
 };
 
 /// How long a statement waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// No version is this one.
+const NEVER: i64 = -1;
 
 /// Keys in `state.sqlite`, at most [`crate::MAX_KEYS`].
 pub struct Sqlite(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
+    opened: Option<Identity>,
     writer: Mutex<Writer>,
     directory: Directory,
 }
 
 struct Writer {
     connection: Connection,
-    /// `PRAGMA data_version` when the directory was last rebuilt: it changes when, and only
-    /// when, another connection commits.
-    seen_version: i64,
+    /// `PRAGMA data_version` when it was last looked at: it changes when, and only when, another
+    /// connection commits.
+    seen_commit: i64,
+    /// Version of the keys when the directory was last rebuilt. The file holds more than keys,
+    /// and rebuilding the directory of 100,000 for every row of something else would not do.
+    seen_keys: i64,
 }
 
 impl Sqlite {
@@ -61,8 +74,9 @@ impl Sqlite {
         let path = Self::path_in(data_dir);
         make_private(data_dir, &path)?;
         let connection = connect_patiently(&path).map_err(|cause| unusable(&path, cause))?;
-        let writer = Mutex::new(Writer { connection, seen_version: 0 });
-        let shared = Shared { path, writer, directory: Directory::default() };
+        let opened = Identity::of(&path).ok().flatten();
+        let writer = Mutex::new(Writer { connection, seen_commit: NEVER, seen_keys: NEVER });
+        let shared = Shared { path, opened, writer, directory: Directory::default() };
         shared.load()?;
         Ok(Self(Arc::new(shared)))
     }
@@ -88,6 +102,10 @@ impl Store for Sqlite {
         self.0.directory.identify(key)
     }
 
+    fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.0.directory.tenant(id)
+    }
+
     fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>>> {
         self.blocking(Shared::keys)
     }
@@ -106,58 +124,127 @@ impl Store for Sqlite {
     }
 }
 
+impl Keys for Sqlite {
+    fn key<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<KeyRecord>>> {
+        let id: Arc<str> = id.into();
+        self.blocking(move |shared| shared.with(|writer| Ok(rows::one(&writer.connection, &id)?)))
+    }
+
+    fn create_key(&self, change: KeyChange) -> BoxFuture<'_, Result<Minted>> {
+        self.blocking(move |shared| {
+            let (secret, record) = key::create(change, directory::unix_now())?;
+            shared.add(&record)?;
+            Ok((secret, record))
+        })
+    }
+
+    fn update_key<'a>(
+        &'a self,
+        id: &'a str,
+        change: KeyChange,
+    ) -> BoxFuture<'a, Result<Option<KeyRecord>>> {
+        let id: Arc<str> = id.into();
+        self.blocking(move |shared| {
+            let now = directory::unix_now();
+            let changed = shared.change(&id, |record| key::update(record, change, now))?;
+            Ok(changed.map(|((), record)| record))
+        })
+    }
+
+    fn rotate_key<'a>(
+        &'a self,
+        id: &'a str,
+        grace: Duration,
+    ) -> BoxFuture<'a, Result<Option<Minted>>> {
+        let id: Arc<str> = id.into();
+        self.blocking(move |shared| {
+            let now = directory::unix_now();
+            shared.change(&id, |record| key::rotate(record, grace, now))
+        })
+    }
+}
+
 impl Shared {
     fn load(&self) -> Result<()> {
         self.with(|writer| self.rebuild(writer))
     }
 
     fn refresh(&self) -> Result<()> {
+        still_there(&self.path, self.opened)?;
         self.with(|writer| {
-            if data_version(&writer.connection)? == writer.seen_version {
+            // The version is read first: a commit in between is then seen by the next refresh.
+            let commit = data_version(&writer.connection)?;
+            if commit == writer.seen_commit {
                 return Ok(());
             }
-            self.rebuild(writer)
+            if schema::keys_version(&writer.connection)? != writer.seen_keys {
+                self.rebuild(writer)?;
+            }
+            writer.seen_commit = commit;
+            Ok(())
         })
     }
 
     fn keys(&self) -> Result<Vec<KeyRecord>> {
-        self.with(|writer| Ok(read_keys(&writer.connection)?))
+        self.with(|writer| Ok(rows::all(&writer.connection)?))
     }
 
     fn add(&self, record: &KeyRecord) -> Result<()> {
-        self.with(|writer| {
-            let behavior = TransactionBehavior::Immediate;
-            let change = writer.connection.transaction_with_behavior(behavior)?;
+        self.write(|change| {
             let kept = change.query_row("SELECT count(*) FROM keys", [], |row| row.get(0))?;
             directory::room_for_one_more(kept)?;
-            let taken = change
-                .query_row("SELECT 1 FROM keys WHERE id = ?1", [&*record.id], |_| Ok(()))
-                .optional()?;
-            if taken.is_some() {
+            if rows::one(change, &record.id)?.is_some() {
                 return Err(directory::id_taken(&record.id).into());
             }
-            insert(&change, record)?;
-            change.commit()?;
-            self.rebuild(writer)
+            Ok(rows::insert(change, record)?)
+        })
+    }
+
+    /// Changes the key of this id, all or nothing.
+    fn change<T>(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut KeyRecord) -> Result<T>,
+    ) -> Result<Option<(T, KeyRecord)>> {
+        self.write(|transaction| {
+            let Some(mut record) = rows::one(transaction, id)? else { return Ok(None) };
+            let done = change(&mut record)?;
+            rows::update(transaction, &record)?;
+            Ok(Some((done, record)))
         })
     }
 
     fn revoke(&self, id: &str) -> Result<bool> {
+        let changed = self.change(id, |record| {
+            record.revoked_at.get_or_insert_with(directory::unix_now);
+            Ok(())
+        });
+        changed.map(|changed| changed.is_some())
+    }
+
+    /// Does `work` in one transaction, then brings the directory to what the file says.
+    fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble>) -> Result<T> {
+        still_there(&self.path, self.opened)?;
         self.with(|writer| {
-            let found = writer.connection.execute(
-                "UPDATE keys SET revoked_at = coalesce(revoked_at, ?2) WHERE id = ?1",
-                params![id, directory::unix_now()],
-            )?;
+            let behavior = TransactionBehavior::Immediate;
+            let change = writer.connection.transaction_with_behavior(behavior)?;
+            let done = work(&change)?;
+            change.commit()?;
+            // Our own commits move no `data_version`: should this fail, the next refresh mends it.
+            writer.seen_commit = NEVER;
             self.rebuild(writer)?;
-            Ok(found > 0)
+            Ok(done)
         })
     }
 
     /// Brings the directory to what the file says.
     fn rebuild(&self, writer: &mut Writer) -> Result<(), Trouble> {
-        // The version is read first: a commit between the two is then seen by the next refresh.
-        writer.seen_version = data_version(&writer.connection)?;
-        self.directory.replace(&read_keys(&writer.connection)?);
+        // The version and the keys as they were at one moment.
+        let moment = writer.connection.unchecked_transaction()?;
+        let (version, keys) = (schema::keys_version(&moment)?, rows::all(&moment)?);
+        moment.finish()?;
+        self.directory.replace(&keys);
+        writer.seen_keys = version;
         Ok(())
     }
 
@@ -217,156 +304,4 @@ fn connect(path: &Path) -> Result<Connection, schema::Unusable> {
 
 fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "data_version", |row| row.get(0))
-}
-
-fn insert(connection: &Connection, record: &KeyRecord) -> Result<(), Trouble> {
-    let models = match &record.scope {
-        Scope::All => None,
-        Scope::Models(models) => Some(
-            serde_json::to_string(&models.iter().map(|name| &**name).collect::<Vec<_>>())
-                .expect("a list of strings is JSON"),
-        ),
-    };
-    let limits = record.limits.unwrap_or_default();
-    connection
-        .prepare_cached(
-            "INSERT INTO keys (id, hash, name, team, models, has_limits, requests_per_minute,
-            tokens_per_minute, concurrency, created_at, expires_at, revoked_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-        )?
-        .execute(params![
-            &*record.id,
-            record.hash,
-            &*record.name,
-            record.team.as_deref(),
-            models,
-            record.limits.is_some(),
-            limits.requests_per_minute,
-            limits.tokens_per_minute,
-            limits.concurrency,
-            record.created_at,
-            record.expires_at,
-            record.revoked_at,
-        ])?;
-    Ok(())
-}
-
-fn read_keys(connection: &Connection) -> rusqlite::Result<Vec<KeyRecord>> {
-    let mut select = connection.prepare_cached(
-        "SELECT id, hash, name, team, models, has_limits, requests_per_minute,
-            tokens_per_minute, concurrency, created_at, expires_at, revoked_at
-         FROM keys ORDER BY created_at, rowid",
-    )?;
-    select.query_map([], read_key)?.collect()
-}
-
-fn read_key(row: &rusqlite::Row<'_>) -> rusqlite::Result<KeyRecord> {
-    let limits = Limits {
-        requests_per_minute: row.get("requests_per_minute")?,
-        tokens_per_minute: row.get("tokens_per_minute")?,
-        concurrency: row.get("concurrency")?,
-        ..Limits::default()
-    };
-    Ok(KeyRecord {
-        id: row.get("id")?,
-        hash: row.get("hash")?,
-        name: row.get("name")?,
-        team: row.get("team")?,
-        scope: match row.get::<_, Option<String>>("models")? {
-            None => Scope::All,
-            Some(models) => Scope::Models(read_models(&models)?),
-        },
-        limits: row.get::<_, bool>("has_limits")?.then_some(limits),
-        budgets: Budgets::default(),
-        created_at: row.get("created_at")?,
-        expires_at: row.get("expires_at")?,
-        revoked_at: row.get("revoked_at")?,
-    })
-}
-
-fn read_models(text: &str) -> rusqlite::Result<Vec<Arc<str>>> {
-    let models: Vec<String> = serde_json::from_str(text).map_err(|cause| {
-        let column = 4;
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, cause.into())
-    })?;
-    Ok(models.into_iter().map(Into::into).collect())
-}
-
-/// Makes the directory and the file for our eyes only; what is there already stays as it is.
-///
-/// SQLite gives its `-wal` and `-shm` files the mode of the database.
-fn make_private(data_dir: &Path, path: &Path) -> Result<()> {
-    let mut dir = fs::DirBuilder::new();
-    dir.recursive(true);
-    let mut file = fs::OpenOptions::new();
-    // Never opened when it is there: closing it again would end the locks that another
-    // connection of this process holds on it.
-    file.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-        dir.mode(0o700);
-        file.mode(0o600);
-    }
-    dir.create(data_dir).map_err(|cause| not_writable(data_dir, cause))?;
-    match file.open(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => {
-            Err(not_writable(path, cause))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn not_writable(path: &Path, cause: io::Error) -> Error {
-    internal(
-        format!(
-            "cannot write {} ({cause}): choose a data_dir that this user may write",
-            path.display()
-        ),
-        cause,
-    )
-}
-
-fn unusable(path: &Path, cause: schema::Unusable) -> Error {
-    use schema::Unusable;
-    let path = path.display();
-    match cause {
-        Unusable::Foreign => Error::new(
-            Kind::Internal,
-            Origin::Gateway,
-            format!("{path} is a database of another program: choose another data_dir"),
-        ),
-        Unusable::Newer { found, known } => Error::new(
-            Kind::Internal,
-            Origin::Gateway,
-            format!(
-                "{path} was written by a newer Tidegate (schema {found}, this one knows {known}): \
-                 use that version, or another data_dir"
-            ),
-        ),
-        Unusable::Sqlite(cause) => {
-            let what = match cause.sqlite_error_code() {
-                Some(ErrorCode::NotADatabase) => {
-                    "is not a SQLite database: choose another data_dir, or move the file away"
-                }
-                Some(ErrorCode::DatabaseCorrupt) => {
-                    "is damaged: restore it from a backup, or move it away and make new keys"
-                }
-                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                    "is locked by another process for more than 5 s: find it and try again"
-                }
-                Some(ErrorCode::DiskFull) => "cannot grow: the disk is full",
-                Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-                    "cannot be written: check what it is and who may write it, or choose another \
-                     data_dir"
-                }
-                _ => return internal(format!("{path} cannot be used: {cause}"), cause),
-            };
-            internal(format!("{path} {what}"), cause)
-        }
-    }
-}
-
-fn internal(message: String, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(Kind::Internal, Origin::Gateway, message).caused_by(cause)
 }

@@ -171,6 +171,8 @@ pub fn call(model: &str) -> Call {
         ),
         stream: false,
         tokens: TokenEstimate { input: 10, output: 16 },
+        max_output: Some(16),
+        choices: 1,
         tenant: Arc::new(Tenant::local()),
         priority: Priority::Default,
         deadline: within(Duration::from_secs(30)),

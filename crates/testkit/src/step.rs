@@ -112,9 +112,9 @@ impl Step {
         let retry = match failure {
             Failure::Refused | Failure::Fault => Retry::After(self.retry_after.unwrap_or_default()),
             Failure::Reset | Failure::Timeout(Clock::FirstToken) => Retry::After(Duration::ZERO),
-            Failure::Unreachable
-            | Failure::NoConnection
-            | Failure::Timeout(Clock::Connect) => Retry::Unsent,
+            Failure::Unreachable | Failure::NoConnection | Failure::Timeout(Clock::Connect) => {
+                Retry::Unsent
+            }
             Failure::Timeout(Clock::Idle | Clock::Total)
             | Failure::Credential
             | Failure::Quota
@@ -359,5 +359,8 @@ mod tests {
         assert_eq!(rejected.error(Failure::Rejected).answer().map(|a| a.status), Some(422));
         assert_eq!(one("unreachable").error(Failure::Unreachable).retry(), Retry::Unsent);
         assert_eq!(one("quota").error(Failure::Quota).retry(), Retry::Never);
+        let full = one("no-connection").error(Failure::NoConnection);
+        assert_eq!(full.kind(), Kind::UpstreamTimeout(Clock::Total));
+        assert_eq!(full.retry(), Retry::Unsent);
     }
 }

@@ -10,7 +10,6 @@ mod line;
 use crate::config::AccessTo;
 use line::{Line, RefusedLine};
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{self, IsTerminal, Write},
     path::Path,
@@ -24,7 +23,6 @@ use std::{
 };
 use tidegate_engine::{Record, Records};
 use tidegate_http::{Refusals, Refused};
-use tidegate_sdk::Price;
 
 /// Lines that may wait: at 10,000 calls/s nearly a second, in 2 MiB.
 const QUEUE: usize = 8192;
@@ -48,34 +46,26 @@ enum Message {
 }
 
 impl AccessLog {
-    /// Opens the log; `None` when it is off. `prices` are those of the models, for the cost.
+    /// Opens the log; `None` when it is off.
     ///
     /// # Errors
     ///
     /// When the file cannot be opened, naming it and the key.
-    pub(crate) fn start(
-        to: &AccessTo,
-        prices: BTreeMap<String, Price>,
-    ) -> io::Result<Option<Self>> {
+    pub(crate) fn start(to: &AccessTo) -> io::Result<Option<Self>> {
         let (out, style): (Box<dyn Write + Send>, _) = match to {
             AccessTo::Off => return Ok(None),
             AccessTo::Stderr if io::stderr().is_terminal() => (own_stderr()?, Style::Pretty),
             AccessTo::Stderr => (own_stderr()?, Style::Json),
             AccessTo::File(path) => (Box::new(append_to(path)?), Style::Json),
         };
-        Self::over(out, style, prices, QUEUE).map(Some)
+        Self::over(out, style, QUEUE).map(Some)
     }
 
-    fn over(
-        out: Box<dyn Write + Send>,
-        style: Style,
-        prices: BTreeMap<String, Price>,
-        queue: usize,
-    ) -> io::Result<Self> {
+    fn over(out: Box<dyn Write + Send>, style: Style, queue: usize) -> io::Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(queue);
         let (end, ended) = mpsc::sync_channel(1);
         let lost = Arc::new(AtomicU64::new(0));
-        let mut writer = Writer { out, style, prices, lost: lost.clone(), buffer: Vec::new() };
+        let mut writer = Writer { out, style, lost: lost.clone(), buffer: Vec::new() };
         thread::Builder::new().name("access-log".into()).spawn(move || {
             writer.run(&receiver);
             // Nobody waiting is no error.
@@ -158,7 +148,6 @@ enum Style {
 struct Writer {
     out: Box<dyn Write + Send>,
     style: Style,
-    prices: BTreeMap<String, Price>,
     lost: Arc<AtomicU64>,
     buffer: Vec<u8>,
 }
@@ -194,7 +183,7 @@ impl Writer {
     }
 
     fn add(&mut self, record: &Record) {
-        let line = Line::of(record, &self.prices);
+        let line = Line::of(record);
         match self.style {
             Style::Json => line.json(&mut self.buffer),
             Style::Pretty => line.pretty(&mut self.buffer),
@@ -234,7 +223,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use line::tests::{prices, record};
+    use line::tests::record;
     use std::sync::{Condvar, Mutex};
 
     /// A reader whose end is shut until it is opened.
@@ -274,7 +263,7 @@ mod tests {
     #[test]
     fn a_blocked_pipe_blocks_nobody_and_what_was_lost_is_said() {
         let pipe = Pipe::default();
-        let log = AccessLog::over(Box::new(pipe.clone()), Style::Json, prices(), 4).unwrap();
+        let log = AccessLog::over(Box::new(pipe.clone()), Style::Json, 4).unwrap();
         let records = log.records();
         for _ in 0..200_000 {
             records(record());
@@ -295,7 +284,7 @@ mod tests {
 
     #[test]
     fn the_end_does_not_wait_for_a_reader_who_does_not_read() {
-        let log = AccessLog::over(Box::new(Pipe::default()), Style::Json, prices(), 4).unwrap();
+        let log = AccessLog::over(Box::new(Pipe::default()), Style::Json, 4).unwrap();
         (log.records())(record());
         assert!(!log.finish(Duration::from_millis(50)));
     }
@@ -305,14 +294,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
         for _ in 0..2 {
-            let log = AccessLog::start(&AccessTo::File(path.clone()), prices()).unwrap().unwrap();
+            let log = AccessLog::start(&AccessTo::File(path.clone())).unwrap().unwrap();
             (log.records())(record());
             assert!(log.finish(Duration::from_secs(60)));
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
         let nowhere = AccessTo::File(dir.path().join("no/such/dir.log"));
-        let Err(error) = AccessLog::start(&nowhere, prices()) else { panic!("opened") };
+        let Err(error) = AccessLog::start(&nowhere) else { panic!("opened") };
         assert!(error.to_string().starts_with("log.access: cannot append to"), "{error}");
-        assert!(AccessLog::start(&AccessTo::Off, prices()).unwrap().is_none());
+        assert!(AccessLog::start(&AccessTo::Off).unwrap().is_none());
     }
 }

@@ -1,16 +1,21 @@
 //! From configuration and flags to a client: the gateway's and the batch runner's way to it.
 
-use crate::config::{self, Environment, Loaded, Sources};
+use crate::{
+    config::{self, Environment, Loaded, Sources},
+    money,
+};
 use anyhow::Context;
-use std::{collections::BTreeMap, sync::Arc};
-use tidegate_batch::{Price, Prices};
-use tidegate_core::{Answer, Secret, Store};
-use tidegate_engine::Records;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use tidegate_auth::{Authority, Fetch, MAX_DOCUMENT_BYTES};
+use tidegate_batch::Prices;
+use tidegate_core::{Answer, Price, Secret, Store, Tokens};
+use tidegate_engine::{Earlier, Records};
 use tidegate_policy::{concurrency, setting::SecretRef, timeout};
 use tidegate_sdk::{
     Builder, Client, ModelSettings, Protocol, Settings, TargetSettings, UpstreamSettings,
 };
 use tidegate_sim::Sim;
+use tidegate_store::ledger::Recorder;
 
 /// The model the built-in simulated server answers for.
 pub(crate) const SIMULATED_MODEL: &str = "sim-small";
@@ -18,7 +23,7 @@ pub(crate) const SIMULATED_MODEL: &str = "sim-small";
 const SIMULATED: &str = "sim";
 const FROM_FLAGS: &str = "upstream";
 
-/// The gateway's client.
+/// The gateway's client. `books` are its ledger, and what was spent of budgets before.
 ///
 /// # Errors
 ///
@@ -26,18 +31,52 @@ const FROM_FLAGS: &str = "upstream";
 pub(crate) fn for_serve(
     loaded: &Loaded,
     store: Arc<dyn Store>,
+    tokens: Arc<dyn Tokens>,
     records: Option<Records>,
+    books: Option<(Arc<Recorder>, Vec<Earlier>)>,
 ) -> anyhow::Result<Client> {
     let mut settings = with_keys(loaded);
     if is_empty(&settings) {
         add_simulated_model(&mut settings);
     }
-    let mut builder = builder(settings).store(store);
+    let prices = loaded.prices.clone();
+    let mut builder = builder(settings).store(store).tokens(tokens).prices(prices);
+    builder = builder.alerts(Arc::new(|alert| tracing::warn!("{}", money::shown(&alert))));
     if let Some(records) = records {
         builder = builder.records(records);
     }
+    if let Some((ledger, spent)) = books {
+        builder = builder.ledger(ledger).spent(spent);
+    }
     builder.build().context("putting the gateway together")
 }
+
+/// What issues tokens for the keys of `store`, and knows them. Reads and writes the data
+/// directory.
+///
+/// # Errors
+///
+/// Names the file at fault.
+pub(crate) fn tokens(
+    loaded: &Loaded,
+    address: SocketAddr,
+    store: Arc<dyn Store>,
+) -> tidegate_core::Result<Authority> {
+    let server = &loaded.config.server;
+    let scheme = if server.tls.is_some() { "https" } else { "http" };
+    // Tokens outlive a restart, and a free port does not: what was configured is the name.
+    let named = if server.listen.port() == 0 { address } else { server.listen };
+    let own_url = format!("{scheme}://{named}");
+    let fetch: Fetch = Arc::new(|url| {
+        Box::pin(async move {
+            tidegate_upstream::fetch(&url, MAX_DOCUMENT_BYTES, FETCH_PATIENCE).await
+        })
+    });
+    Authority::open(&server.data_dir, &loaded.config.oauth, &own_url, store, &fetch)
+}
+
+/// Longest that the keys of an issuer may take to come.
+const FETCH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the command line of `tidegate batch` says about where rows go.
 #[derive(Debug, Default)]
@@ -82,8 +121,9 @@ pub(crate) fn for_batch(
     flags: &BatchUpstream,
     environment: &Environment,
 ) -> anyhow::Result<Assembled> {
-    let configured = with_keys(&config::load(&flags.sources, environment)?);
-    let prices = prices(&configured);
+    let loaded = config::load(&flags.sources, environment)?;
+    let configured = with_keys(&loaded);
+    let prices = prices(&configured, &loaded.prices);
     let from_environment = environment.variable("OPENAI_BASE_URL").filter(|url| !url.is_empty());
     let way = match (flags.base_url.as_deref(), from_environment) {
         (Some(base_url), _) => Way::to(base_url, flags),
@@ -100,7 +140,7 @@ pub(crate) fn for_batch(
         model.timeouts.total = model.timeouts.total.max(timeout::Options::default().total);
     }
     settings.retry.max_attempts = flags.max_attempts;
-    let mut builder = builder(settings);
+    let mut builder = builder(settings).prices(loaded.prices);
     if let Some(concurrency) = flags.concurrency {
         // The job bounds its rows itself; the gateway's own bound is for callers.
         builder = builder.max_in_flight((concurrency as usize).max(10_000) + 1);
@@ -164,12 +204,19 @@ impl Way {
     }
 }
 
-fn prices(settings: &Settings) -> Prices {
-    let known = settings.models.iter().filter_map(|(name, model)| {
-        let price = model.price?;
-        Some((name.clone(), Price { input: price.input, output: price.output }))
-    });
-    let known: BTreeMap<_, _> = known.collect();
+/// What a batch's models cost: where a model's targets differ, what the dearest does. A model that
+/// nobody configured costs what the list says.
+fn prices(settings: &Settings, listed: &BTreeMap<Arc<str>, Price>) -> Prices {
+    let mut known = listed.clone();
+    for (name, model) in &settings.models {
+        let all: Option<Vec<Price>> =
+            money::targets(name, model, listed).map(|target| target.price).collect();
+        let dearest = all.and_then(|all| all.into_iter().max_by_key(|p| (p.output, p.input)));
+        match dearest {
+            Some(price) => drop(known.insert(name.as_str().into(), price)),
+            None => drop(known.remove(name.as_str())),
+        }
+    }
     Arc::new(move |model| known.get(model).copied())
 }
 
@@ -210,7 +257,7 @@ fn add_simulated_model(settings: &mut Settings) {
     let upstream = UpstreamSettings { protocol: Protocol::Sim, ..UpstreamSettings::default() };
     settings.upstreams.insert(SIMULATED.into(), upstream);
     let target =
-        TargetSettings { upstream: SIMULATED.into(), model: None, weight: 1, matches: None };
+        TargetSettings { upstream: SIMULATED.into(), model: None, price: None, weight: 1, matches: None };
     let model = ModelSettings { targets: vec![target], ..ModelSettings::default() };
     settings.models.insert(SIMULATED_MODEL.into(), model);
 }

@@ -4,14 +4,16 @@
 
 mod access_log;
 mod assembly;
+mod books;
 mod commands;
 mod config;
+mod money;
 mod output;
 mod process_log;
 mod signals;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{batch, bench, check, completions, keys, schema, serve, sim};
+use commands::{batch, bench, check, completions, keys, prices, schema, serve, sim, usage};
 use std::process::ExitCode;
 
 // Freed memory goes back to the system after a burst, which glibc's allocator does not promise.
@@ -47,6 +49,8 @@ enum Verb {
     Bench(Box<bench::Args>),
     Check(check::Args),
     Keys(keys::Args),
+    Prices(prices::Args),
+    Usage(usage::Args),
     Schema(schema::Args),
     Completions(completions::Args),
 }
@@ -59,6 +63,8 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(*args),
         Verb::Check(args) => check::run(args),
         Verb::Keys(args) => keys::run(args),
+        Verb::Prices(args) => prices::run(args),
+        Verb::Usage(args) => usage::run(args),
         Verb::Schema(args) => schema::run(args),
         Verb::Completions(args) => completions::run(args, Cli::command()),
     };

@@ -8,8 +8,17 @@ use std::io::{self, Write};
 ///
 /// When standard output cannot be written, a full disk for example.
 pub(crate) fn data(text: &str) -> io::Result<()> {
+    bytes(text.as_bytes())
+}
+
+/// Writes data that is no text.
+///
+/// # Errors
+///
+/// As [`data`].
+pub(crate) fn bytes(data: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(data).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done,
     }

@@ -8,7 +8,8 @@
 //! - `request` writes requests, `compress` makes their bodies smaller;
 //! - `reply`, `unary` and `events` make a reply of an answer, `decode` undoes its compression;
 //! - `pool` lends connections, `body` brings them back, `h1` and `h2` are the two sorts;
-//! - `connect` opens them, with `dns` and `tls`.
+//! - `connect` opens them, with `dns` and `tls`;
+//! - `control` is the way to servers that are no model servers, `credential` our tokens from one.
 //!
 //! # Why a pool of our own
 //!
@@ -18,6 +19,8 @@
 mod body;
 mod compress;
 mod connect;
+mod control;
+mod credential;
 mod decode;
 mod dns;
 mod events;
@@ -33,5 +36,7 @@ mod stream;
 mod tls;
 mod unary;
 
+pub use control::fetch;
+pub use credential::{ClientAuth, ClientCredentials};
 pub use openai::Upstream;
 pub use options::{CompressRequests, Options};

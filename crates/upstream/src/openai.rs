@@ -5,6 +5,7 @@ use crate::{
     body::Answer,
     compress::{Compression, Packed},
     connect::Dialer,
+    credential::{ClientCredentials, Token, Tokens},
     options::Options,
     pool::{Patience, Pool},
     reply,
@@ -26,6 +27,8 @@ pub struct Upstream {
     name: Arc<str>,
     pool: Pool,
     template: Template,
+    /// Our tokens there, where it takes no key.
+    tokens: Option<Tokens>,
     compression: Compression,
     max_answer_bytes: usize,
 }
@@ -46,6 +49,21 @@ impl Upstream {
         let dialer = Dialer::new(&name, &base, &options, None)?;
         let template = Template::new(&name, &base, &options, credential.as_ref())?;
         Ok(Self::assemble(name, &options, dialer, template))
+    }
+
+    /// Sends a token of `credentials` with every request, in place of a key. The token endpoint is
+    /// reached with the certificate authorities of `options`; the first call asks it.
+    ///
+    /// # Errors
+    ///
+    /// [`tidegate_core::Kind::InvalidRequest`] when the endpoint is no URL.
+    pub fn with_tokens(
+        mut self,
+        credentials: ClientCredentials,
+        options: &Options,
+    ) -> Result<Self> {
+        self.tokens = Some(Tokens::new(&self.name, credentials, options)?);
+        Ok(self)
     }
 
     /// Prepares an upstream inside this process: `connect` makes a pipe to it.
@@ -74,7 +92,7 @@ impl Upstream {
     fn assemble(name: Arc<str>, options: &Options, dialer: Dialer, template: Template) -> Self {
         let max_answer_bytes = options.max_answer_bytes;
         let compression = Compression::new(options.compress_requests);
-        Self { name, pool: Pool::new(dialer, options), template, compression, max_answer_bytes }
+        Self { name, pool: Pool::new(dialer, options), template, tokens: None, compression, max_answer_bytes }
     }
 
     async fn attempt(&self, attempt: Attempt<'_>) -> Result<Reply> {
@@ -107,8 +125,39 @@ impl Upstream {
             connect: attempt.connect_timeout,
             deadline: Instant::from_std(attempt.deadline),
         };
-        let make = |protocol| self.template.request(attempt, packed, protocol);
-        self.pool.send(patience, make).await
+        let Some(tokens) = &self.tokens else {
+            let make = |protocol| self.template.request(attempt, packed, None, protocol);
+            return self.pool.send(patience, make).await;
+        };
+        // Boxed, so that the calls that need no token do not carry its state.
+        Box::pin(self.exchange_with(tokens, attempt, packed, patience)).await
+    }
+
+    /// Sends it with a token, and with another when the first is refused: nothing was done then.
+    async fn exchange_with(
+        &self,
+        tokens: &Tokens,
+        attempt: &Attempt<'_>,
+        packed: Option<&Packed>,
+        patience: Patience,
+    ) -> Result<Answer> {
+        let send = async |token: &Token| {
+            let header = Some(&token.header);
+            let make = |protocol| self.template.request(attempt, packed, header, protocol);
+            self.pool.send(patience, make).await
+        };
+        let token = tokens.token(patience.deadline).await?;
+        let answer = send(&token).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        match tokens.instead_of(&token, patience.deadline).await {
+            Some(other) => {
+                drop(answer);
+                send(&other).await
+            }
+            None => Ok(answer),
+        }
     }
 }
 

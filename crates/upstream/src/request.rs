@@ -19,7 +19,7 @@ use std::{
 use tidegate_core::{Attempt, Operation, Result, Secret};
 use tokio::time::Instant;
 
-const USER_AGENT_VALUE: HeaderValue =
+pub(crate) const USER_AGENT_VALUE: HeaderValue =
     HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_TIMEOUT: HeaderName = HeaderName::from_static("x-tidegate-timeout");
@@ -93,11 +93,13 @@ impl Template {
         })
     }
 
-    /// The request of `attempt`, its body as it is or `packed`, in the form `protocol` writes.
+    /// The request of `attempt`, its body as it is or `packed`, in the form `protocol` writes, with
+    /// `authorization` in place of the key where there is one.
     pub(crate) fn request(
         &self,
         attempt: &Attempt<'_>,
         packed: Option<&Packed>,
+        authorization: Option<&HeaderValue>,
         protocol: Protocol,
     ) -> Request<RequestBody> {
         let call = attempt.call;
@@ -109,6 +111,9 @@ impl Template {
             }
             None => RequestBody::plain(attempt),
         };
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
         let mut request = Request::new(body);
         let operation = position(call.operation);
         *request.method_mut() = Method::POST;
@@ -215,7 +220,11 @@ impl RequestBody {
     }
 
     fn packed(packed: &Packed) -> Self {
-        Self { pieces: [packed.bytes.clone(), Bytes::new(), Bytes::new()] }
+        Self::whole(packed.bytes.clone())
+    }
+
+    pub(crate) const fn whole(bytes: Bytes) -> Self {
+        Self { pieces: [bytes, Bytes::new(), Bytes::new()] }
     }
 
     fn len(&self) -> usize {

@@ -13,7 +13,8 @@ pub fn status(error: &Error) -> u16 {
     match error.kind() {
         Kind::InvalidRequest | Kind::InvalidJson => 400,
         Kind::Rejected => error.answer().map_or(400, |answer| answer.status),
-        Kind::Unauthenticated => 401,
+        Kind::Unauthenticated | Kind::TokenExpired => 401,
+        Kind::BudgetExceeded => 402,
         Kind::ModelNotAllowed => 403,
         Kind::ModelNotFound | Kind::NotFound => 404,
         Kind::TooLarge => 413,
@@ -91,7 +92,9 @@ fn kind_word(error: &Error) -> &'static str {
         Kind::InvalidRequest | Kind::InvalidJson | Kind::Rejected | Kind::TooLarge => {
             "invalid_request_error"
         }
-        Kind::Unauthenticated => "authentication_error",
+        Kind::Unauthenticated | Kind::TokenExpired => "authentication_error",
+        // The word OpenAI's clients know for "the money is gone".
+        Kind::BudgetExceeded => "insufficient_quota",
         Kind::ModelNotAllowed => "permission_error",
         Kind::ModelNotFound | Kind::NotFound => "not_found_error",
         Kind::RateLimited | Kind::ConcurrencyLimited => "rate_limit_error",
@@ -116,6 +119,8 @@ mod tests {
             (Kind::InvalidRequest, 400),
             (Kind::InvalidJson, 400),
             (Kind::Unauthenticated, 401),
+            (Kind::TokenExpired, 401),
+            (Kind::BudgetExceeded, 402),
             (Kind::ModelNotAllowed, 403),
             (Kind::ModelNotFound, 404),
             (Kind::NotFound, 404),

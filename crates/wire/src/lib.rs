@@ -10,6 +10,7 @@ pub mod classify;
 pub mod content;
 pub mod error_body;
 pub mod json;
+pub mod prices;
 pub mod rate_limits;
 pub mod request;
 pub mod retry_after;

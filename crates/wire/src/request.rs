@@ -79,7 +79,7 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<View> {
         model: model_name(raw_model)?,
         model_span: span_in(text, raw_model),
         stream: flag("stream", fields.stream)?,
-        max_output: max_output(operation, &fields)?,
+        max_output: told_maximum(operation, &fields)?,
         choices: whole("n", fields.n)?.unwrap_or(1).max(1),
         deterministic: fields.seed.is_some()
             || fields.temperature.is_some_and(|raw| raw.get().parse() == Ok(0.0_f64)),
@@ -99,6 +99,17 @@ pub fn estimate(operation: Operation, body_len_bytes: usize, view: &View) -> Tok
         }
     };
     TokenEstimate { input: (body_len_bytes as u64).div_ceil(BYTES_PER_TOKEN), output }
+}
+
+/// Tokens that one answer to `view`'s call may have; `None` where the caller set no maximum.
+/// Embeddings have none.
+pub fn max_output(operation: Operation, view: &View) -> Option<u64> {
+    match operation {
+        Operation::Embeddings => Some(0),
+        Operation::ChatCompletions | Operation::Completions | Operation::Responses => {
+            view.max_output
+        }
+    }
 }
 
 fn explain(error: &serde_json::Error) -> Error {
@@ -163,7 +174,7 @@ fn whole(name: &'static str, raw: Option<&RawValue>) -> Result<Option<u64>> {
 }
 
 /// The operation's own word for the most tokens of an answer; the other words are not ours.
-fn max_output(operation: Operation, fields: &Fields<'_>) -> Result<Option<u64>> {
+fn told_maximum(operation: Operation, fields: &Fields<'_>) -> Result<Option<u64>> {
     match operation {
         Operation::ChatCompletions => {
             let newer = whole("max_completion_tokens", fields.max_completion_tokens)?;

@@ -4,7 +4,7 @@
 //! known only here: a 200 that is not JSON, or that does not follow `--schema`, is bad output and
 //! costs an attempt like a fault does.
 
-use crate::{job::Price, request::Request, schema::Schema};
+use crate::{request::Request, schema::Schema};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::{
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tidegate_core::{
-    Answer, Call, Class, Error, Front, Kind, Patience, Payload, Priority, Reply, Tenant,
+    Answer, Call, Class, Error, Front, Kind, Patience, Payload, Price, Priority, Reply, Tenant,
     TokenEstimate, Usage,
 };
 use tokio::time::Instant;
@@ -42,6 +42,8 @@ pub(super) struct Sent {
     pub(super) model: Arc<str>,
     pub(super) model_span: Range<usize>,
     pub(super) tokens: TokenEstimate,
+    pub(super) max_output: Option<u64>,
+    pub(super) choices: u64,
     pub(super) deadline: Instant,
     /// The group of equal rows it is called for.
     pub(super) group: Option<u32>,
@@ -158,6 +160,8 @@ impl Sent {
             payload: Payload::new(self.request.body.clone(), self.model_span.clone()),
             stream: false,
             tokens: self.tokens,
+            max_output: self.max_output,
+            choices: self.choices,
             tenant: tenant.clone(),
             priority: Priority::Bulk,
             deadline: self.deadline.into_std(),

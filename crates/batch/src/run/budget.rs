@@ -6,8 +6,8 @@
 //! nothing overshoots by all that is in flight. So a row is reserved at what rows have been seen
 //! to need: the 95th percentile of answer tokens once 20 are known, the estimate before.
 
-use crate::{job::Price, summary::Histogram};
-use tidegate_core::TokenEstimate;
+use crate::summary::Histogram;
+use tidegate_core::{Price, TokenEstimate, Usage};
 
 /// What a job has spent and may still spend, in US dollars.
 pub(super) struct Budget {
@@ -48,7 +48,8 @@ impl Budget {
     pub(super) fn admit(&mut self, price: Option<Price>, tokens: TokenEstimate) -> Admission {
         let (Some(cap), Some(price)) = (self.cap, price) else { return Admission::Start(0.0) };
         let seen = self.outputs.quantile(0.95).filter(|_| self.outputs.count() >= Self::ENOUGH);
-        let cost = price.of(tokens.input, seen.unwrap_or(tokens.output));
+        let output = seen.unwrap_or(tokens.output);
+        let cost = price.of(Usage { input: tokens.input, output, ..Usage::default() }).usd();
         if self.spent + self.reserved + cost <= cap {
             self.reserved += cost;
             self.holders += 1;
@@ -75,8 +76,10 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tidegate_core::Money;
 
-    const PRICE: Option<Price> = Some(Price { input: 0.0, output: 1e6 });
+    const PRICE: Option<Price> =
+        Some(Price { input: Money::ZERO, cached_input: Money::ZERO, output: Money::DOLLAR });
 
     fn tokens(output: u64) -> TokenEstimate {
         TokenEstimate { input: 10, output }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     End, Failure, Job,
     input::Input,
-    job::{Price, Prices},
+    job::Prices,
     journal::{Status, Writer},
     request::{BadLine, Request, RequestHash},
     summary::Histogram,
@@ -25,7 +25,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tidegate_core::UpstreamState;
+use tidegate_core::{Price, UpstreamState};
 use tidegate_wire::request;
 use tokio::time::Instant;
 
@@ -321,6 +321,7 @@ impl Dispatch<'_> {
             return Ok(Some(Next::Nothing));
         }
         let tokens = request::estimate(request.operation, request.counted_bytes, &view);
+        let max_output = request::max_output(request.operation, &view);
         let reserved = match self.budget.admit(price, tokens) {
             Admission::Start(reserved) => reserved,
             Admission::Wait => {
@@ -346,6 +347,8 @@ impl Dispatch<'_> {
             model,
             model_span,
             tokens,
+            max_output,
+            choices: view.choices,
             deadline,
             group,
             price,

@@ -12,7 +12,7 @@ use crate::{
     output::{self, Answered, Failed, Outcome, Row},
     request::{BadLine, Request, RequestHash},
 };
-use tidegate_core::{Clock, Kind, Usage};
+use tidegate_core::{Clock, Kind};
 use tokio::time::Instant;
 
 /// Rows nobody answered in a row, none ever having been answered, that stop the job.
@@ -235,7 +235,7 @@ fn is_unanswered(ended: &Ended) -> bool {
 /// What a row's tokens cost; `None` when that is not known.
 fn cost(ended: &Ended) -> Option<f64> {
     match (ended.usage, ended.sent.price) {
-        (Some(Usage { input, output, .. }), Some(price)) => Some(price.of(input, output)),
+        (Some(usage), Some(price)) => Some(price.of(usage).usd()),
         (None, _) if ended.result.is_err() => Some(0.0),
         (Some(_) | None, _) => None,
     }

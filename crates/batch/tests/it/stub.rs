@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tidegate_batch::{Failure, Finished, InputOptions, Job, Price, Progress, Surroundings, run};
+use tidegate_batch::{Failure, Finished, InputOptions, Job, Progress, Surroundings, run};
 use tidegate_core::{
-    Answer, Body, BoundBy, BoxFuture, Call, ContentType, Error, Kind, ModelInfo, Origin,
-    RateLimits, Reply, Result, Served, Tenant, UpstreamState, Usage,
+    Answer, Body, BoundBy, BoxFuture, Call, ContentType, Error, Identity, Kind, ModelInfo, Money, Origin,
+    Price, RateLimits, Reply, Result, Served, Tenant, UpstreamState, Usage,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -60,8 +60,8 @@ pub(crate) fn echo(prompt: &str) -> String {
 }
 
 impl Answer for Stub {
-    fn identify(&self, _: &str) -> Result<Arc<Tenant>> {
-        Ok(Arc::new(Tenant::local()))
+    fn identify<'a>(&'a self, _: &'a str) -> Identity<'a> {
+        Identity::Known(Arc::new(Tenant::local()))
     }
 
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply>> {
@@ -160,7 +160,11 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let input = dir.path().join(name);
         fs::write(&input, text).unwrap();
-        let price = Some(Price { input: 1e6, output: 1e6 });
+        let price = Some(Price {
+            input: Money::DOLLAR,
+            cached_input: Money::DOLLAR,
+            output: Money::DOLLAR,
+        });
         let stop = CancellationToken::new();
         Self { dir, input, price, stop, delay: Duration::from_millis(50) }
     }

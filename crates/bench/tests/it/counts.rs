@@ -42,6 +42,34 @@ async fn an_open_loop_agrees_with_the_ledger() {
     assert_eq!(report.series.iter().map(|second| second.offered).sum::<u64>(), 300);
 }
 
+#[tokio::test]
+async fn http2_agrees_with_the_ledger() {
+    for (stream, load) in [(false, closed(8)), (true, open(2000.0))] {
+        let sim = Sim::new(sim_options());
+        let target = Target::parse(&format!("http://{}", listen(&sim).await)).unwrap();
+        let target = target.with_http2();
+        let options = Options { requests: Some(250), ..options(target, load, stream) };
+        let report = ran(options).await;
+        let seen = sim.totals();
+        assert_eq!((report.requests.ok, seen.ok, seen.requests), (250, 250, 250));
+        assert_eq!(report.tokens.output, seen.completion_tokens);
+        assert_eq!(report.setup.protocol, "h2");
+        // A hundred in flight share a connection; the first was opened before the run.
+        let connects = report.latency.connect.map_or(0, |times| times.count);
+        assert!(connects <= (report.requests.peak_in_flight - 1) / 100, "{connects}");
+    }
+}
+
+#[tokio::test]
+async fn more_streams_than_a_connection_takes_open_another() {
+    let sim = Sim::new(SimOptions { ttft: fixed(300), slots: 1000, ..sim_options() });
+    let target = Target::parse(&format!("http://{}", listen(&sim).await)).unwrap().with_http2();
+    let options = Options { requests: Some(250), ..options(target, closed(250), false) };
+    let report = ran(options).await;
+    assert_eq!((report.requests.ok, sim.totals().peak_in_flight), (250, 250));
+    assert_eq!(report.latency.connect.unwrap().count, 2, "100 streams on each of three");
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_endpoint_answers() {
     for (operation, stream) in [
@@ -99,7 +127,24 @@ async fn what_is_beyond_the_bound_is_dropped_and_told() {
             .await;
     assert_eq!((report.requests.ok, report.requests.dropped), (5, 45));
     assert_eq!((sim.totals().requests, sim.totals().peak_in_flight), (5, 5));
-    assert!(report.warnings[0].contains("45 of 50 requests were DROPPED"), "{:?}", report.warnings);
+    let warning = &report.warnings[0];
+    assert!(warning.contains("45 of 50 requests were DROPPED"), "{warning}");
+    assert!(warning.contains("--max-in-flight"), "{warning}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rates_that_miss_slow_answers_say_so() {
+    let sim = Sim::new(SimOptions { ttft: fixed(4000), ..sim_options() });
+    let load =
+        || Options { duration: Duration::from_secs(10), ..options(local(&sim), closed(2), false) };
+    let cold = ran(load()).await;
+    // Those that end in the 12th second began in the window.
+    assert_eq!((cold.requests.ok, cold.rates.ok), (6, 0.4));
+    assert!(cold.warnings[0].contains("--warmup 7s"), "{:?}", cold.warnings);
+    // In every second of it two were in flight, though none was sent in most.
+    assert!(cold.series[..10].iter().all(|second| second.in_flight == 2), "{:?}", cold.series);
+    let warm = ran(Options { warmup: Duration::from_secs(6), ..load() }).await;
+    assert!(warm.warnings.is_empty(), "{:?}", warm.warnings);
 }
 
 #[tokio::test(start_paused = true)]

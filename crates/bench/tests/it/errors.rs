@@ -62,10 +62,13 @@ async fn silence_is_a_timeout() {
         Faults { stall_rate: 1.0, ..Faults::default() },
         Faults { stall_mid_rate: 1.0, ..Faults::default() },
     ] {
-        let sim = faulty(faults);
+        let sim = faulty(faults.clone());
         let options = Options { requests: Some(N), ..options(local(&sim), closed(4), true) };
         let report = ran(options).await;
         assert_eq!(count(&report, "timeout"), N, "{:?}", report.samples);
+        assert!(report.warnings[0].contains("--timeout 20 s"), "{:?}", report.warnings);
+        // One kind of silence has begun to speak.
+        assert_eq!(report.has_answers(), faults.stall_mid_rate > 0.0);
         let failure = report.latency.failure.as_ref().unwrap();
         assert!((19_990.0..20_050.0).contains(&failure.p50_ms), "{failure:?}");
         assert_eq!(sim.totals().requests, N);
@@ -125,6 +128,7 @@ async fn options_that_cannot_be_say_which() {
     for (bad, says) in [
         (Options { load: open(0.0), ..good() }, "--rate"),
         (Options { load: closed(0), ..good() }, "--concurrency"),
+        (Options { model: String::new(), ..good() }, "--model"),
         (Options { duration: Duration::ZERO, ..good() }, "--duration"),
         (Options { timeout: Duration::ZERO, ..good() }, "--timeout"),
         (Options { requests: Some(0), ..good() }, "--requests"),

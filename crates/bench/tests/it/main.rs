@@ -7,6 +7,7 @@ mod correction;
 mod counts;
 mod errors;
 mod reports;
+mod servers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tidegate_bench::{Arrivals, Bodies, Error, Headers, Load, Options, Report, Shape, Target, run};

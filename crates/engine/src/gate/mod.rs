@@ -7,14 +7,23 @@
 //! its own turn has come. Everybody else sleeps until it is served, so a freed slot wakes two
 //! tasks at most, however long the line is.
 
+mod ask;
 mod permit;
 mod refuse;
 mod state;
+mod tokens;
 mod turn;
 
 pub(crate) use permit::Permit;
 
-use crate::{Upstream, attempt::now, parts::Limiters};
+use ask::Ask;
+
+use crate::{
+    Upstream,
+    attempt::{later, now},
+    limits::{self, Amount, Hold, Party, Refusal},
+    parts::Limiters,
+};
 use parking_lot::Mutex;
 use state::State;
 use std::{
@@ -22,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tidegate_core::{
-    BoundBy, BreakerState, Call, Patience, Priority, Result, TokenEstimate, UpstreamState,
+    BoundBy, BreakerState, Call, Patience, Price, Priority, Result, TokenEstimate, UpstreamState,
 };
 use tidegate_policy::{
     breaker,
@@ -43,6 +52,9 @@ pub(crate) struct Gate {
     model: Arc<str>,
     turnstile: Semaphore,
     freed: Notify,
+    /// What the configuration lets the upstream be used, all its models together.
+    limit: Option<Arc<Party>>,
+    learned: tokens::Learned,
     // Held for a few instructions, never across an await.
     state: Mutex<State>,
 }
@@ -66,21 +78,6 @@ pub(crate) struct Health {
     pub(crate) is_closed: bool,
 }
 
-/// What the gate has to know of an attempt.
-#[derive(Clone, Copy)]
-struct Ask {
-    number: u32,
-    class: Priority,
-    tokens: TokenEstimate,
-    stream: bool,
-    deadline: Instant,
-    clocks: timeout::Options,
-    breakers: Breakers,
-    is_patient: bool,
-    /// The caller's own client has sent it before.
-    is_again: bool,
-}
-
 /// An attempt in line, and where its turn is told.
 struct Waiter {
     ask: Ask,
@@ -95,6 +92,8 @@ enum Wait {
     Until(Instant),
     /// For the breaker's next probe.
     Broken(Instant),
+    /// One of the upstream's limits is reached: it does not wait, but goes elsewhere.
+    Limited(Refusal),
 }
 
 impl Gate {
@@ -103,30 +102,48 @@ impl Gate {
         model: &Arc<str>,
         upstream: &Upstream,
         parts: &Limiters,
+        limit: Option<Arc<Party>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             upstream: name.clone(),
             model: model.clone(),
             turnstile: Semaphore::new(1),
             freed: Notify::new(),
+            limit,
+            learned: tokens::Learned::default(),
             state: Mutex::new(State::new(upstream, parts, now())),
         })
     }
 
-    /// Waits for `call`'s turn to send its `number`th attempt.
+    /// Waits for `call`'s turn to send its `number`th attempt, whose tokens have that price.
     ///
     /// # Errors
     ///
     /// When the line has no place for it, the gate is shut for longer than the call can wait,
-    /// the breaker is open, or the deadline passes in line.
+    /// the breaker is open, a limit of the upstream is reached, or the deadline passes in line.
     pub(crate) async fn enter(
         self: &Arc<Self>,
         call: &Call,
+        price: Option<Price>,
         number: u32,
         clocks: &timeout::Options,
         breakers: Breakers,
     ) -> Result<Permit> {
-        let ask = Ask::of(call, number, clocks, breakers);
+        let ask = Ask::of(call, price, number, clocks, breakers);
+        loop {
+            let turn = self.stand(call, ask).await;
+            // Who waits for a limit does so out of line: those behind may need less of it.
+            match turn.as_ref().err().and_then(limits::wait) {
+                Some(wait) if ask.is_patient && later(now(), wait) < call.deadline => {
+                    sleep(wait).await;
+                }
+                _ => return turn,
+            }
+        }
+    }
+
+    /// Stands in line once.
+    async fn stand(self: &Arc<Self>, call: &Call, ask: Ask) -> Result<Permit> {
         self.refuse_the_hopeless(&ask)?;
         let mut waiting = match self.join(call, ask)? {
             Joined::Entered(permit) => return Ok(permit),
@@ -142,12 +159,28 @@ impl Gate {
     pub(crate) fn enter_at_once(
         self: &Arc<Self>,
         call: &Call,
+        price: Option<Price>,
         number: u32,
         clocks: &timeout::Options,
     ) -> Option<Permit> {
-        let ask = Ask::of(call, number, clocks, Breakers::Bind);
+        self.at_once(&Ask::of(call, price, number, clocks, Breakers::Bind))
+    }
+
+    /// The same for a copy, which takes nothing of the upstream's limits: what it took, the calls
+    /// it is there for might be refused.
+    pub(crate) fn enter_uncounted(
+        self: &Arc<Self>,
+        call: &Call,
+        number: u32,
+        clocks: &timeout::Options,
+    ) -> Option<Permit> {
+        let ask = Ask::of(call, None, number, clocks, Breakers::Bind);
+        self.at_once(&Ask { is_limited: false, ..ask })
+    }
+
+    fn at_once(self: &Arc<Self>, ask: &Ask) -> Option<Permit> {
         let mut state = self.state.lock();
-        if state.waiting() > 0 { None } else { self.grant(&mut state, &ask).ok() }
+        if state.waiting() > 0 { None } else { self.grant(&mut state, ask).ok() }
     }
 
     /// Enters, or takes a place in line.
@@ -160,6 +193,7 @@ impl Gate {
             match self.grant(&mut state, &ask) {
                 Ok(permit) => return Ok(Joined::Entered(permit)),
                 Err(Wait::Broken(at)) if !ask.is_patient => return Err(self.is_broken(at)),
+                Err(Wait::Limited(refusal)) => return Err(refusal.into_unsent()),
                 Err(_) => {}
             }
         }
@@ -229,12 +263,16 @@ impl Gate {
                 Err(Wait::Broken(at)) if !head.ask.is_patient => {
                     news.0.push((head.turn, Err(self.is_broken(at))));
                 }
-                Err(wait) => {
+                Err(Wait::Limited(refusal)) => {
+                    news.0.push((head.turn, Err(refusal.into_unsent())));
+                }
+                Err(Wait::Freed) => {
                     state.head = Some(head);
-                    break match wait {
-                        Wait::Freed => None,
-                        Wait::Until(at) | Wait::Broken(at) => Some(at),
-                    };
+                    break None;
+                }
+                Err(Wait::Until(at) | Wait::Broken(at)) => {
+                    state.head = Some(head);
+                    break Some(at);
                 }
             }
         };
@@ -259,11 +297,20 @@ impl Gate {
             state.bound_by = BoundBy::Breaker;
             return Err(Wait::Broken(state.probe_at(sent)));
         }
+        // Locked until it is taken, so that what the pacer lets go is not refused after it.
+        let limit = self.limit.as_ref().filter(|_| ask.is_limited);
+        let limit = limit.map(|limit| (limit, limit.lock()));
+        if let Some((limit, locked)) = &limit
+            && let Err(refusal) = limit.ask(locked, ask.needs(), sent)
+        {
+            return Err(Wait::Limited(refusal));
+        }
         if let Go::At(at, bound_by) = state.pacer.admit(sent, ask.tokens.total()) {
             state.bound_by = bound_by;
             return Err(Wait::Until(at));
         }
-        Ok(Permit::grant(self.clone(), state, ask, sent))
+        let take = |(limit, locked)| Hold::take_locked(limit, locked, ask.needs(), sent);
+        Ok(Permit::grant(self.clone(), state, ask, sent, limit.map(take)))
     }
 
     /// Takes one retry out of the budget, if it is there.
@@ -328,22 +375,6 @@ impl Gate {
                 .then(|| Duration::try_from_secs_f64(state.latency.cost(now)).unwrap_or_default()),
             attempts: state.attempts,
             refusals: state.refusals,
-        }
-    }
-}
-
-impl Ask {
-    fn of(call: &Call, number: u32, clocks: &timeout::Options, breakers: Breakers) -> Self {
-        Self {
-            number,
-            class: call.priority,
-            tokens: call.tokens,
-            stream: call.stream,
-            deadline: call.deadline,
-            clocks: *clocks,
-            breakers,
-            is_patient: call.patience == Patience::Free,
-            is_again: call.client_retries > 0,
         }
     }
 }

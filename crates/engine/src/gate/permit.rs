@@ -1,14 +1,18 @@
 //! The right to send one attempt, and what its end teaches the gate.
 
 use super::{Ask, Gate, state::State};
-use crate::attempt::now;
+use crate::{
+    attempt::now,
+    limits::{Amount, Hold},
+};
 use rand::RngExt;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 use tidegate_core::{
-    BoundBy, Call, Class, Clock, Error, Kind, Reply, Result, Retry, TokenEstimate,
+    BoundBy, Call, Class, Clock, Error, Kind, Money, Price, Reply, Result, Retry, TokenEstimate,
+    Usage,
 };
 use tidegate_policy::breaker;
 
@@ -21,13 +25,25 @@ pub(crate) struct Permit {
     reserved: TokenEstimate,
     /// Tokens really used. Unknown, the reservation stands: the upstream may have counted it.
     used: Option<u64>,
+    /// What that cost.
+    spent: Money,
+    price: Option<Price>,
+    /// What it took of the upstream's limits.
+    hold: Option<Hold<1>>,
+    body_bytes: usize,
     /// Until the attempt's end is known.
     breaker: Option<breaker::Permit>,
 }
 
 impl Permit {
     /// Takes a slot; the limiters have been asked.
-    pub(super) fn grant(gate: Arc<Gate>, state: &mut State, ask: &Ask, sent: Instant) -> Self {
+    pub(super) fn grant(
+        gate: Arc<Gate>,
+        state: &mut State,
+        ask: &Ask,
+        sent: Instant,
+        hold: Option<Hold<1>>,
+    ) -> Self {
         state.in_flight += 1;
         state.attempts += 1;
         let overloaded = state.line.is_overloaded(ask.class);
@@ -47,7 +63,18 @@ impl Permit {
         let roll = state.chance.random();
         let breaker = Some(state.breaker.admit_anyway(sent, roll));
         let first_token = state.clock(ask.stream).timeout(&ask.clocks, ask.tokens.input, sent);
-        Self { gate, sent, first_token, reserved: ask.tokens, used: None, breaker }
+        Self {
+            gate,
+            sent,
+            first_token,
+            reserved: ask.tokens,
+            used: None,
+            spent: Money::ZERO,
+            price: ask.price,
+            hold,
+            body_bytes: ask.body_bytes,
+            breaker,
+        }
     }
 
     /// When the attempt left.
@@ -60,14 +87,26 @@ impl Permit {
         self.first_token
     }
 
-    /// Prompt tokens, as estimated.
-    pub(crate) const fn input_tokens(&self) -> u64 {
-        self.reserved.input
+    /// Notes the usage that the upstream told, and learns how it counts prompts. Reservations
+    /// are corrected when the permit is dropped.
+    pub(crate) fn told(&mut self, usage: Usage) {
+        self.used(usage);
+        self.gate.learn_tokens(self.body_bytes, usage.input);
     }
 
-    /// Notes the tokens really used; the reservation is corrected when the permit is dropped.
-    pub(crate) const fn used(&mut self, tokens: u64) {
-        self.used = Some(tokens);
+    /// Notes that so many chunks have passed of an answer whose usage was not told.
+    pub(crate) fn passed(&mut self, chunks: u64) {
+        self.used(Usage { input: self.reserved.input, output: chunks, ..Usage::default() });
+    }
+
+    /// Notes that nothing was sent.
+    pub(super) fn unused(&mut self) {
+        self.used(Usage::default());
+    }
+
+    fn used(&mut self, usage: Usage) {
+        self.used = Some(usage.total());
+        self.spent = self.price.map(|price| price.of(usage)).unwrap_or_default();
     }
 
     /// Teaches the limiters how the attempt went, as far as its first token.
@@ -129,6 +168,11 @@ impl Drop for Permit {
             state.pacer.settle_tokens(now, self.reserved.total(), used);
         }
         drop(state);
+        if let (Some(hold), Some(tokens)) = (&mut self.hold, self.used) {
+            hold.settle(Amount { tokens, cost: self.spent }, now);
+        }
+        // Before those in line are told that there is room.
+        self.hold = None;
         self.gate.freed.notify_one();
     }
 }

@@ -1,7 +1,7 @@
 //! What a gate says to those it does not let pass.
 
 use super::{Ask, Breakers, Gate};
-use crate::attempt::now;
+use crate::{attempt::now, limits::Refusal};
 use std::time::{Duration, Instant};
 use tidegate_core::{Error, Kind, Origin, Result, Retry};
 use tidegate_policy::queue::Why;
@@ -12,12 +12,17 @@ const MAX_SHUT: Duration = Duration::from_secs(10);
 const SHED_AGAIN: Duration = Duration::from_secs(1);
 
 impl Gate {
-    /// Refuses at once what would only wait to be refused later. Batch rows wait for anything.
+    /// Refuses at once what would only wait to be refused later. Batch rows wait for
+    /// anything but limits, and for these out of line.
     pub(super) fn refuse_the_hopeless(&self, ask: &Ask) -> Result<()> {
+        let now = now();
+        if let Some(limit) = &self.limit {
+            let locked = limit.lock();
+            limit.ask(&locked, ask.needs(), now).map_err(Refusal::into_unsent)?;
+        }
         if ask.is_patient {
             return Ok(());
         }
-        let now = now();
         let state = self.state.lock();
         if ask.breakers == Breakers::Bind && state.breaker.share(now) <= 0.0 {
             return Err(self.is_broken(state.probe_at(now)));

@@ -23,7 +23,7 @@ impl Drop for Waiting<'_> {
         self.told.close();
         if let Ok(Ok(mut permit)) = self.told.try_recv() {
             // Granted in the moment its caller left: nothing was sent.
-            permit.used(0);
+            permit.unused();
         }
         let mut state = self.gate.state.lock();
         let left = state.line.remove(self.ticket);
@@ -55,7 +55,7 @@ impl News {
         for (turn, told) in self.0 {
             if let Err(Ok(mut permit)) = turn.send(told) {
                 // Its caller has just left: nothing was sent.
-                permit.used(0);
+                permit.unused();
             }
         }
     }

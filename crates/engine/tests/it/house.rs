@@ -4,8 +4,10 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
 };
-use tidegate_core::{BoxFuture, Call, KeyRecord, Limits, Provider, Reply, Result, Store, Tenant};
-use tidegate_engine::{Engine, Limiters, Model, Outcome, Parts, Record, Target, Upstream};
+use tidegate_core::{BoxFuture, Call, KeyRecord, Provider, Reply, Result, Store, Tenant};
+use tidegate_engine::{
+    Engine, Limiters, Model, Outcome, Parts, Record, Spending, Target, Upstream, limits,
+};
 use tidegate_policy::{
     balance, breaker, concurrency, load, memory, pacer, queue, retry, retry_budget, timeout,
 };
@@ -16,6 +18,9 @@ pub(crate) struct Nobody;
 
 impl Store for Nobody {
     fn identify(&self, _: &str) -> Option<Arc<Tenant>> {
+        None
+    }
+    fn tenant(&self, _: &str) -> Option<Arc<Tenant>> {
         None
     }
     fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>>> {
@@ -66,6 +71,7 @@ impl House {
             .map(|(name, _)| Target {
                 upstream: (*name).into(),
                 model: "m".into(),
+                price: None,
                 weight: 1,
                 matches: None,
             })
@@ -84,10 +90,14 @@ impl House {
             .collect();
         let parts = Parts {
             store: Arc::new(Nobody),
+            tokens: None,
             upstreams,
             models: BTreeMap::from([("chat".into(), model)]),
             any_model: None,
-            default_limits: Limits::default(),
+            ledger: None,
+            spending: Spending::default(),
+            prices: BTreeMap::new(),
+            limits: limits::Options::default(),
             max_in_flight: 1000,
             retry: retry::Options::default(),
             load: load::Options::default(),

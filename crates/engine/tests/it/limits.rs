@@ -13,7 +13,7 @@ fn by(tenant: &str, scope: Scope) -> Call {
 }
 
 fn limited(limits: Limits) -> House {
-    House::new(&[("a", "ok after 100ms")]).parts(|parts| parts.default_limits = limits)
+    House::new(&[("a", "ok after 100ms")]).parts(|parts| parts.limits.default.limits = limits)
 }
 
 #[tokio::test(start_paused = true)]
@@ -35,13 +35,14 @@ async fn requests_per_minute_are_kept_apart_by_tenant() {
 #[tokio::test(start_paused = true)]
 async fn tokens_are_reserved_by_estimate_and_settled_by_usage() {
     let home = limited(Limits { tokens_per_minute: Some(100), ..Limits::default() }).open();
-    let eighty =
-        || Call { tokens: TokenEstimate { input: 10, output: 70 }, ..by("ann", Scope::All) };
+    let large =
+        || Call { tokens: TokenEstimate { input: 10, output: 60 }, ..by("ann", Scope::All) };
     // Each really uses ten, so that two leave room for one more, not for two.
-    for _ in 0..2 {
-        home.call(eighty()).await.unwrap();
+    for left in [90, 80] {
+        let told = home.call(large()).await.unwrap().served.tenant;
+        assert_eq!(told.tokens.remaining, Some(left), "what it used, not what it reserved");
     }
-    let (first, second) = tokio::join!(home.call(eighty()), home.call(eighty()));
+    let (first, second) = tokio::join!(home.call(large()), home.call(large()));
     assert!(first.is_ok() != second.is_ok(), "both reserved at once do not fit");
     drop((first, second));
     home.is_empty();
@@ -52,7 +53,8 @@ async fn tokens_of_a_failed_call_come_back() {
     for step in ["rejected 400; ok", "refused; ok", "unreachable; ok", "fault; ok"] {
         let home = House::new(&[("a", step)])
             .parts(|parts| {
-                parts.default_limits = Limits { tokens_per_minute: Some(100), ..Limits::default() };
+                parts.limits.default.limits =
+                    Limits { tokens_per_minute: Some(100), ..Limits::default() };
                 parts.retry.max_attempts = 1;
             })
             .open();
@@ -69,7 +71,8 @@ async fn tokens_of_a_failed_call_come_back() {
 async fn an_abandoned_stream_is_settled_by_what_has_passed() {
     let home = House::new(&[("a", "stream 90 chunks every 1ms; ok")])
         .parts(|parts| {
-            parts.default_limits = Limits { tokens_per_minute: Some(100), ..Limits::default() };
+            parts.limits.default.limits =
+                Limits { tokens_per_minute: Some(100), ..Limits::default() };
         })
         .open();
     let tokens = TokenEstimate { input: 10, output: 70 };
@@ -80,8 +83,8 @@ async fn an_abandoned_stream_is_settled_by_what_has_passed() {
     }
     drop(reply);
     let told = home.call(Call { tokens, ..by("ann", Scope::All) }).await.unwrap().served.tenant;
-    // 100 - (10 + 3) - 80, the reservation of the second.
-    assert_eq!(told.tokens.remaining, Some(7));
+    // 100 - (10 + 3) - 10, which is all that the second used.
+    assert_eq!(told.tokens.remaining, Some(77));
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,6 +168,7 @@ async fn concurrency_counts_until_the_last_byte() {
     let held = home.call(by("ann", Scope::All)).await.unwrap();
     let error = home.call(by("ann", Scope::All)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::ConcurrencyLimited);
+    assert!(error.retry_after().is_some(), "when to come again is said with every refusal");
     drop(held);
     home.call(by("ann", Scope::All)).await.unwrap();
 }

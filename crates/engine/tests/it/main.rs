@@ -1,6 +1,7 @@
 //! The engine ring: scripted providers, virtual time, the trace is the assertion.
 #![expect(clippy::unwrap_used, reason = "what a test rests on may panic")]
 
+mod accounts;
 mod breakers;
 mod canary;
 mod cancel;
@@ -11,6 +12,8 @@ mod hedges;
 mod house;
 mod limits;
 mod mirror;
+mod moves;
+mod rates;
 mod retries;
 mod streams;
 mod timeouts;

@@ -13,7 +13,8 @@ fn mirrored(mirror: &str, share: f64) -> Home {
             let chat = parts.models.get_mut("chat").unwrap();
             chat.targets.truncate(1);
             let options = canary::Mirror { share };
-            chat.mirror = Some(Mirror { upstream: "b".into(), model: "m".into(), options });
+            let (upstream, model) = ("b".into(), "m".into());
+            chat.mirror = Some(Mirror { upstream, model, price: None, options });
         })
         .open()
 }

@@ -217,8 +217,13 @@ async fn unknown_models_and_unknown_upstreams_are_named() {
     assert!(error.message().contains("`nope`"));
 
     let house = House::new(&[("a", "ok")]).parts(|parts| {
-        let target =
-            Target { upstream: "gone".into(), model: "m".into(), weight: 1, matches: None };
+        let target = Target {
+            upstream: "gone".into(),
+            model: "m".into(),
+            price: None,
+            weight: 1,
+            matches: None,
+        };
         parts.models.get_mut("chat").unwrap().targets.push(target);
     });
     let error = tidegate_engine::Engine::new(house.parts).err().unwrap();

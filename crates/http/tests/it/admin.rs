@@ -4,7 +4,7 @@ use crate::stub::{Said, Stub, read_all};
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tidegate_core::{BoundBy, BreakerState, MirrorState, Secret, UpstreamState};
+use tidegate_core::{BoundBy, BreakerState, Keys, MirrorState, Secret, UpstreamState};
 use tidegate_http::{Drained, serve_admin};
 use tokio::{
     io::AsyncWriteExt as _,
@@ -13,33 +13,59 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-const TOKEN: &str = "admin-token";
+pub(crate) const TOKEN: &str = "admin-token";
 
-struct Admin {
-    address: SocketAddr,
+pub(crate) struct Admin {
+    pub(crate) address: SocketAddr,
     stop: CancellationToken,
     done: JoinHandle<std::io::Result<Drained>>,
 }
 
 impl Admin {
-    async fn start(stub: &Arc<Stub>, token: Option<&str>) -> Self {
+    pub(crate) async fn start(stub: &Arc<Stub>, token: Option<&str>) -> Self {
+        Self::start_with(stub, token, None).await
+    }
+
+    /// With callers' keys.
+    pub(crate) async fn start_with(
+        stub: &Arc<Stub>,
+        token: Option<&str>,
+        keys: Option<Arc<dyn Keys>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let token = token.map(|token| Secret::new(token.to_owned()));
-        let done = tokio::spawn(serve_admin(listener, Arc::clone(stub) as _, token, stop.clone()));
+        let served = tidegate_http::Admin { answer: Arc::clone(stub) as _, keys, ledger: None, token };
+        let done = tokio::spawn(serve_admin(listener, served, stop.clone()));
         Self { address, stop, done }
     }
 
     /// One request on a connection of its own; `headers` end in line breaks.
-    async fn ask(&self, method: &str, path: &str, headers: &str) -> Said {
+    pub(crate) async fn ask(&self, method: &str, path: &str, headers: &str) -> Said {
+        self.send(method, path, headers, "").await
+    }
+
+    /// The same with a body.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Said {
         let mut io = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+        let length = match body {
+            "" => String::new(),
+            body => format!("Content-Length: {}\r\n", body.len()),
+        };
+        let request =
+            format!("{method} {path} HTTP/1.1\r\n{headers}{length}Connection: close\r\n\r\n{body}");
         io.write_all(request.as_bytes()).await.unwrap();
         Said::parse(&read_all(&mut io).await)
     }
 
-    async fn stop(self) -> Drained {
+    pub(crate) async fn stop(self) -> Drained {
         self.stop.cancel();
         self.done.await.unwrap().unwrap()
     }
@@ -47,7 +73,7 @@ impl Admin {
 
 /// A refusal as RFC 9457 writes it, with its status in both places.
 #[track_caller]
-fn is_problem(said: &Said, status: u16, code: &str) {
+pub(crate) fn is_problem(said: &Said, status: u16, code: &str) {
     assert_eq!(said.status, status, "{said:?}");
     assert_eq!(said.header("content-type"), Some("application/problem+json"));
     assert_eq!(said.header("cache-control"), Some("no-store"));
@@ -284,7 +310,10 @@ async fn a_token_is_asked_for_by_everything_but_the_probes() {
     wrong.push(format!("Authorization: {TOKEN}\r\n"));
     wrong.push(format!("Authorization: Basic {TOKEN}\r\n"));
     wrong.push(format!("x-api-key: {TOKEN}\r\n"));
+    admin.stop().await;
     for wrong in wrong {
+        // Each on a port that has seen no wrong token yet: others are told to wait.
+        let admin = Admin::start(&stub, Some(TOKEN)).await;
         let headers = format!("{host}{wrong}");
         for (method, path) in
             [("GET", "/admin/upstreams"), ("POST", "/admin/upstreams"), ("GET", "/nothing")]
@@ -293,8 +322,8 @@ async fn a_token_is_asked_for_by_everything_but_the_probes() {
             is_problem(&said, 401, "invalid_admin_token");
             assert_eq!(said.header("www-authenticate"), Some("Bearer"), "{wrong}");
         }
+        admin.stop().await;
     }
-    admin.stop().await;
 }
 
 #[tokio::test]
@@ -306,7 +335,8 @@ async fn without_a_token_other_machines_are_not_served() {
         let stop = CancellationToken::new();
         stop.cancel();
         let token = token.map(|token| Secret::new(token.to_owned()));
-        let served = serve_admin(listener, Stub::fine(), token, stop).await;
+        let admin = tidegate_http::Admin { answer: Stub::fine(), keys: None, ledger: None, token };
+        let served = serve_admin(listener, admin, stop).await;
         assert_eq!(served.is_ok(), is_served, "{address}");
         if let Err(error) = served {
             assert!(error.to_string().contains("set a token"), "{error}");

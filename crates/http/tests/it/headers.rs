@@ -80,6 +80,7 @@ async fn each_failure_has_its_status_and_says_whether_to_retry() {
     };
     for (kind, attempts, wait, status, code, retry_after, again) in [
         (Kind::InvalidRequest, 0, None, 400, "invalid_request_error", None, "false"),
+        (Kind::BudgetExceeded, 0, None, 402, "budget_exceeded", None, "false"),
         (Kind::ModelNotAllowed, 0, None, 403, "model_not_allowed", None, "false"),
         (Kind::ModelNotFound, 0, None, 404, "model_not_found", None, "false"),
         (Kind::RateLimited, 0, Some(1500), 429, "rate_limit_exceeded", Some("2"), "true"),

@@ -7,7 +7,7 @@ use hyper::{Request, Version, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{path::Path, sync::Arc, time::Duration};
 use tidegate_core::{Body, ContentType};
-use tidegate_http::{Drained, Options, Tls, serve};
+use tidegate_http::{Callers, Drained, Options, Tls, serve};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -240,7 +240,7 @@ async fn options_that_cannot_be_served_are_named() {
         let options = Options { tls: Some(tls), ..Options::default() };
         assert!(options.check().unwrap_err().to_string().contains(named));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let error = serve(listener, Stub::fine(), options, None, CancellationToken::new()).await;
+        let error = serve(listener, Stub::fine(), options, Callers::default(), CancellationToken::new()).await;
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with("tls: ") && error.contains(named), "{error}");
     }

@@ -6,10 +6,13 @@ use std::{
     time::Duration,
 };
 use tidegate_core::{
-    Answer, Body, BoxFuture, Call, ContentType, Error, Kind, MirrorState, ModelInfo, Origin,
-    RateLimits, Reply, Result, Served, Tenant, UpstreamState,
+    Answer, Body, BoxFuture, Call, ContentType, Error, Identity, Kind, MirrorState, ModelInfo,
+    Origin, RateLimits, Reply, Result, Served, Tenant, Tokens, UpstreamState,
 };
-use tidegate_http::{Drained, Options, Refusals, Refused, serve, serve_connection};
+use tidegate_http::{
+    Callers, Drained, Idempotency, Options, Refusals, Refused, serve, serve_connection,
+};
+use tidegate_store::replay::{self, Memory};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     net::{TcpListener, TcpStream},
@@ -23,13 +26,19 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum Act {
     Reply(Reply),
     Fail(Error),
+    /// Replies when it is told.
+    After(BoxFuture<'static, Reply>),
     /// Waits until it is dropped.
     Hang,
     Panic,
 }
 
-/// The only key the stub knows.
+/// The key of the stub's first caller.
 pub(crate) const KEY: &str = "tg-good";
+/// The key of another.
+pub(crate) const OTHER_KEY: &str = "tg-other";
+/// Longest answer the stub's server keeps, in bytes.
+pub(crate) const MAX_ANSWER: usize = 1000;
 
 type Script = Box<dyn Fn(&Call, Ended) -> Act + Send + Sync>;
 
@@ -43,6 +52,10 @@ pub(crate) struct Stub {
     pub(crate) mirrors: Mutex<Vec<MirrorState>>,
     /// The requests that never reached it.
     pub(crate) refused: Arc<Mutex<Vec<Refused>>>,
+    /// What answers are kept in; `None` keeps none.
+    pub(crate) idempotency: Mutex<Option<Idempotency>>,
+    /// Who issues tokens.
+    pub(crate) tokens: Option<Box<dyn Tokens>>,
     /// One permit for each call that began, and for each that ended, however it did.
     pub(crate) begun: Semaphore,
     pub(crate) ended: Arc<Semaphore>,
@@ -65,6 +78,11 @@ impl Stub {
             upstreams: Mutex::default(),
             mirrors: Mutex::default(),
             refused: Arc::default(),
+            idempotency: Mutex::new(Some(Idempotency::new(
+                Arc::new(Memory::new(replay::Options::default())),
+                MAX_ANSWER,
+            ))),
+            tokens: None,
             begun: Semaphore::new(0),
             ended: Arc::new(Semaphore::new(0)),
         })
@@ -75,9 +93,18 @@ impl Stub {
         Self::new(|_, ended| Act::Reply(json(r#"{"ok":true}"#, ended)))
     }
 
-    fn refusals(&self) -> Option<Refusals> {
+    /// [`Stub::fine`], and issues tokens.
+    pub(crate) fn issuing(tokens: impl Tokens) -> Arc<Self> {
+        let mut stub = Arc::into_inner(Self::fine()).unwrap();
+        stub.tokens = Some(Box::new(tokens));
+        Arc::new(stub)
+    }
+
+    fn callers(&self) -> Callers {
         let refused = self.refused.clone();
-        Some(Arc::new(move |request| refused.lock().unwrap().push(request)))
+        let refusals: Refusals = Arc::new(move |request| refused.lock().unwrap().push(request));
+        let idempotency = self.idempotency.lock().unwrap().clone();
+        Callers { refusals: Some(refusals), idempotency }
     }
 
     /// Waits until `count` calls have begun or ended.
@@ -88,11 +115,28 @@ impl Stub {
 }
 
 impl Answer for Stub {
-    fn identify(&self, key: &str) -> Result<Arc<Tenant>> {
+    fn identify<'a>(&'a self, key: &'a str) -> Identity<'a> {
         if key == KEY {
-            return Ok(Arc::new(Tenant::local()));
+            return Identity::Known(Arc::new(Tenant::local()));
         }
-        Err(Error::new(Kind::Unauthenticated, Origin::Caller, "this key is not known"))
+        if key == OTHER_KEY {
+            return Identity::Known(Arc::new(Tenant { id: "other".into(), ..Tenant::local() }));
+        }
+        let refused = Error::new(Kind::Unauthenticated, Origin::Caller, "this key is not known");
+        match key {
+            "asks.once.good" => Identity::Ask(Box::pin(async { Ok(Arc::new(Tenant::local())) })),
+            "asks.once.bad" => Identity::Ask(Box::pin(async { Err(refused) })),
+            "a.past.token" => Identity::Refused(Error::new(
+                Kind::TokenExpired,
+                Origin::Caller,
+                "this token has expired",
+            )),
+            _ => Identity::Refused(refused),
+        }
+    }
+
+    fn tokens(&self) -> Option<&dyn Tokens> {
+        self.tokens.as_deref()
     }
 
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Reply>> {
@@ -110,6 +154,10 @@ impl Answer for Stub {
                 Act::Fail(error) => {
                     std::mem::forget(ended);
                     Err(error)
+                }
+                Act::After(reply) => {
+                    std::mem::forget(ended);
+                    Ok(reply.await)
                 }
                 Act::Hang => {
                     let _ended = ended;
@@ -165,8 +213,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let (answer, refusals) = (Arc::clone(stub) as _, stub.refusals());
-        let done = tokio::spawn(serve(listener, answer, options, refusals, stop.clone()));
+        let (answer, callers) = (Arc::clone(stub) as _, stub.callers());
+        let done = tokio::spawn(serve(listener, answer, options, callers, stop.clone()));
         Self { address, stop, done }
     }
 
@@ -184,8 +232,8 @@ impl Server {
 pub(crate) fn memory(stub: &Arc<Stub>, options: Options) -> (DuplexStream, CancellationToken) {
     let (ours, theirs) = tokio::io::duplex(16 << 10);
     let stop = CancellationToken::new();
-    let (answer, refusals) = (Arc::clone(stub) as _, stub.refusals());
-    tokio::spawn(serve_connection(theirs, answer, options, refusals, stop.clone()));
+    let (answer, callers) = (Arc::clone(stub) as _, stub.callers());
+    tokio::spawn(serve_connection(theirs, answer, options, callers, stop.clone()));
     (ours, stop)
 }
 

@@ -242,7 +242,10 @@ fn options_read_from_config() {
 #[test]
 fn streams_that_all_break_off_are_failures() {
     let broken: String = (0..9).map(|n| format!("{n} admit good x 2\n{n} broke\n")).collect();
-    check(Options::default(), &(broken + "10 state closed\n10 admit good x 2\n10 broke\n10 state open"));
+    check(
+        Options::default(),
+        &(broken + "10 state closed\n10 admit good x 2\n10 broke\n10 state open"),
+    );
     check(Options::default(), &"0 admit good\n0 broke\n0 state closed\n".repeat(19));
 }
 

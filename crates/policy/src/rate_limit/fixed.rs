@@ -20,11 +20,17 @@ impl Fixed {
     }
 
     pub(super) fn take(&mut self, now: Instant, cost: u64) -> Result<(), Refused> {
+        self.ask(now, cost)?;
+        self.turn(now);
+        self.used = self.used.saturating_add(cost);
+        Ok(())
+    }
+
+    pub(super) fn ask(&self, now: Instant, cost: u64) -> Result<(), Refused> {
         if cost > self.rate.limit {
             return Err(Refused { retry_after: None });
         }
-        self.turn(now);
-        let after = self.used.saturating_add(cost);
+        let after = self.used(now).saturating_add(cost);
         if after > self.rate.limit {
             // What is owed from before takes up whole windows to come.
             let windows = (after - 1) / self.rate.limit;
@@ -32,7 +38,6 @@ impl Fixed {
             let wait = self.left(now).saturating_add(self.rate.per.saturating_mul(more));
             return Err(Refused { retry_after: Some(wait) });
         }
-        self.used = after;
         Ok(())
     }
 
@@ -54,6 +59,10 @@ impl Fixed {
         self.at(now).1 == 0
     }
 
+    pub(super) fn used(&self, now: Instant) -> u64 {
+        self.at(now).1
+    }
+
     fn turn(&mut self, now: Instant) {
         let (opened, used) = self.at(now);
         self.opened = Some(opened);
@@ -68,7 +77,7 @@ impl Fixed {
             .unwrap_or(u64::MAX);
         let owed = self.used.saturating_sub(self.rate.limit.saturating_mul(passed));
         match passed {
-            0 => (opened, self.used),
+            0 if self.used > 0 => (opened, self.used),
             // Debts are paid window by window, so these follow each other.
             _ if owed > 0 => (
                 opened + self.rate.per.saturating_mul(u32::try_from(passed).unwrap_or(u32::MAX)),
@@ -79,7 +88,7 @@ impl Fixed {
     }
 
     /// Time left of the window of `now`.
-    fn left(&self, now: Instant) -> Duration {
+    pub(super) fn left(&self, now: Instant) -> Duration {
         let (opened, _) = self.at(now);
         self.rate.per.saturating_sub(now.saturating_duration_since(opened))
     }

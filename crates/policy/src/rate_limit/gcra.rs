@@ -35,11 +35,22 @@ impl Bucket {
     ///
     /// [`Refused`] when they are not there; nothing is taken then.
     pub fn take(&mut self, now: Instant, cost: u64) -> Result<(), Refused> {
+        let after = self.after(now, cost)?;
+        self.tat = Some(later(now, after));
+        Ok(())
+    }
+
+    /// Whether [`Bucket::take`] would let `cost` units pass at `now`; takes nothing.
+    pub(super) fn ask(&self, now: Instant, cost: u64) -> Result<(), Refused> {
+        self.after(now, cost).map(|_| ())
+    }
+
+    /// How much is used once `cost` more units are taken, if they are there.
+    fn after(&self, now: Instant, cost: u64) -> Result<Duration, Refused> {
         let depth = self.rate.cost(self.rate.burst);
         let after = self.used(now).saturating_add(self.rate.cost(cost));
         if after <= depth {
-            self.tat = Some(later(now, after));
-            return Ok(());
+            return Ok(after);
         }
         let never = cost > self.rate.burst;
         Err(Refused { retry_after: (!never).then(|| after - depth) })
@@ -76,7 +87,11 @@ impl Bucket {
         self.used(now).is_zero()
     }
 
-    fn used(&self, now: Instant) -> Duration {
+    pub(super) const fn rate(&self) -> &Rate {
+        &self.rate
+    }
+
+    pub(super) fn used(&self, now: Instant) -> Duration {
         self.tat.map_or(Duration::ZERO, |tat| tat.saturating_duration_since(now))
     }
 }

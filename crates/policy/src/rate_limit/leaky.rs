@@ -20,6 +20,12 @@ impl Leaky {
     }
 
     pub(super) fn take(&mut self, now: Instant, cost: u64) -> Result<(), Refused> {
+        self.ask(now, cost)?;
+        self.empty_at = Some(later(now, self.left(now).saturating_add(self.rate.cost(cost))));
+        Ok(())
+    }
+
+    pub(super) fn ask(&self, now: Instant, cost: u64) -> Result<(), Refused> {
         if cost > self.rate.burst {
             return Err(Refused { retry_after: None });
         }
@@ -27,7 +33,6 @@ impl Leaky {
         if !left.is_zero() && cost > 0 {
             return Err(Refused { retry_after: Some(left) });
         }
-        self.empty_at = Some(later(now, left.saturating_add(self.rate.cost(cost))));
         Ok(())
     }
 
@@ -51,7 +56,15 @@ impl Leaky {
         self.left(now).is_zero()
     }
 
-    fn left(&self, now: Instant) -> Duration {
+    pub(super) fn used(&self, now: Instant) -> u64 {
+        self.units(self.left(now))
+    }
+
+    pub(super) fn units(&self, time: Duration) -> u64 {
+        self.rate.units(time)
+    }
+
+    pub(super) fn left(&self, now: Instant) -> Duration {
         self.empty_at.map_or(Duration::ZERO, |empty| empty.saturating_duration_since(now))
     }
 }

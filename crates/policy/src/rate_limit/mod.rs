@@ -13,7 +13,9 @@
 //! | `sliding_window` | the limit | the limit | twenty counts |
 //!
 //! All take weighted costs, answer a refusal with the exact wait, and correct a reservation to
-//! what was really used: tokens are reserved by estimate before a call and settled after it.
+//! what was really used: tokens are reserved by estimate before a call and settled after it. What
+//! was not used comes back as long as it still counts, which keeps the table true however late
+//! that is.
 
 mod fixed;
 mod gcra;
@@ -53,6 +55,12 @@ impl Rate {
         let nanos = self.per.as_nanos() * u128::from(units) / u128::from(self.limit.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
+
+    /// Units that come to pass in `time`, rounded up.
+    fn units(&self, time: Duration) -> u64 {
+        let units = time.as_nanos().saturating_mul(u128::from(self.limit));
+        u64::try_from(units.div_ceil(self.per.as_nanos().max(1))).unwrap_or(u64::MAX)
+    }
 }
 
 /// Not that much may pass now.
@@ -60,6 +68,15 @@ impl Rate {
 pub struct Refused {
     /// How long until it may; `None` when it never can, as the cost exceeds what may pass at once.
     pub retry_after: Option<Duration>,
+}
+
+/// Units that were taken, to be corrected once it is known how many it took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Taken {
+    units: u64,
+    /// Until when they count: the last of them has leaked out, or their window ends. In a sliding
+    /// window, since when.
+    counts: Instant,
 }
 
 /// How a limit counts.
@@ -102,30 +119,71 @@ impl Limiter {
         })
     }
 
+    /// Whether [`Limiter::take`] would let `cost` units pass at `now`; takes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] when they are not there.
+    pub fn ask(&self, now: Instant, cost: u64) -> Result<(), Refused> {
+        match &self.0 {
+            Rule::Bucket(rule) => rule.ask(now, cost),
+            Rule::Leaky(rule) => rule.ask(now, cost),
+            Rule::Fixed(rule) => rule.ask(now, cost),
+            Rule::Sliding(rule) => rule.ask(now, cost),
+        }
+    }
+
     /// Takes `cost` units at `now`.
     ///
     /// # Errors
     ///
     /// [`Refused`] when they are not there; nothing is taken then.
-    pub fn take(&mut self, now: Instant, cost: u64) -> Result<(), Refused> {
+    pub fn take(&mut self, now: Instant, cost: u64) -> Result<Taken, Refused> {
+        let counts = match &mut self.0 {
+            Rule::Bucket(rule) => rule.take(now, cost).map(|()| now + rule.used(now)),
+            Rule::Leaky(rule) => rule.take(now, cost).map(|()| now + rule.left(now)),
+            Rule::Fixed(rule) => rule.take(now, cost).map(|()| now + rule.left(now)),
+            Rule::Sliding(rule) => rule.take(now, cost).map(|()| now),
+        };
+        Ok(Taken { units: cost, counts: counts? })
+    }
+
+    /// Corrects what was taken to the `used` units that were really needed.
+    ///
+    /// What was not needed comes back as far as it still counts: what has leaked out meanwhile,
+    /// or left with its window, makes room already, and making it twice would let more through
+    /// than the limit. More than was taken is taken now, even if there is less: it is spent, and
+    /// the next calls wait for it.
+    pub fn settle(&mut self, now: Instant, taken: Taken, used: u64) {
+        let Taken { units: reserved, counts } = taken;
+        let left = counts.saturating_duration_since(now);
+        let still = |units: u64| used.max(reserved.saturating_sub(units));
         match &mut self.0 {
-            Rule::Bucket(rule) => rule.take(now, cost),
-            Rule::Leaky(rule) => rule.take(now, cost),
-            Rule::Fixed(rule) => rule.take(now, cost),
-            Rule::Sliding(rule) => rule.take(now, cost),
+            Rule::Bucket(rule) => rule.settle(now, reserved, still(rule.rate().units(left))),
+            Rule::Leaky(rule) => rule.settle(now, reserved, still(rule.units(left))),
+            Rule::Fixed(rule) if left.is_zero() => rule.settle(now, reserved, still(0)),
+            Rule::Fixed(rule) => rule.settle(now, reserved, used),
+            Rule::Sliding(rule) => rule.settle(now, counts, reserved, used),
         }
     }
 
-    /// Corrects a reservation of `reserved` units to the `used` that were really needed.
-    ///
-    /// More than reserved is taken even if there is less: the units are spent, and the next calls
-    /// wait for them.
-    pub fn settle(&mut self, now: Instant, reserved: u64, used: u64) {
-        match &mut self.0 {
-            Rule::Bucket(rule) => rule.settle(now, reserved, used),
-            Rule::Leaky(rule) => rule.settle(now, reserved, used),
-            Rule::Fixed(rule) => rule.settle(now, reserved, used),
-            Rule::Sliding(rule) => rule.settle(now, reserved, used),
+    /// A limiter of another rule that goes on from what is used of this one, so that a change of
+    /// limits is no fresh start.
+    #[must_use]
+    pub fn changed(&self, now: Instant, algorithm: Algorithm, rate: Rate) -> Self {
+        let mut changed = Self::new(algorithm, rate);
+        let owed = Taken { units: 0, counts: now };
+        changed.settle(now, owed, self.used(now));
+        changed
+    }
+
+    /// Units that are taken and have not come back yet, rounded up.
+    fn used(&self, now: Instant) -> u64 {
+        match &self.0 {
+            Rule::Bucket(rule) => rule.rate().units(rule.used(now)),
+            Rule::Leaky(rule) => rule.used(now),
+            Rule::Fixed(rule) => rule.used(now),
+            Rule::Sliding(rule) => rule.used(now),
         }
     }
 

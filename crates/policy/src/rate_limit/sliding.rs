@@ -29,34 +29,36 @@ impl Sliding {
     }
 
     pub(super) fn take(&mut self, now: Instant, cost: u64) -> Result<(), Refused> {
-        if cost > self.rate.limit {
-            return Err(Refused { retry_after: None });
-        }
+        self.ask(now, cost)?;
         self.turn(now);
-        let after = self.total(self.newest).saturating_add(cost);
-        if after > self.rate.limit {
-            return Err(Refused { retry_after: Some(self.wait(now, after - self.rate.limit)) });
-        }
         let newest = &mut self.used[Self::place(self.newest)];
         *newest = newest.saturating_add(cost);
         Ok(())
     }
 
-    pub(super) fn settle(&mut self, now: Instant, reserved: u64, used: u64) {
+    pub(super) fn ask(&self, now: Instant, cost: u64) -> Result<(), Refused> {
+        if cost > self.rate.limit {
+            return Err(Refused { retry_after: None });
+        }
+        let after = self.used(now).saturating_add(cost);
+        if after > self.rate.limit {
+            return Err(Refused { retry_after: Some(self.wait(now, after - self.rate.limit)) });
+        }
+        Ok(())
+    }
+
+    /// Corrects what was reserved at `at`: from its own slot, as long as that counts.
+    pub(super) fn settle(&mut self, now: Instant, at: Instant, reserved: u64, used: u64) {
         self.turn(now);
         if used >= reserved {
             let newest = &mut self.used[Self::place(self.newest)];
             *newest = newest.saturating_add(used - reserved);
             return;
         }
-        // Nobody knows which slot the reservation was in. From the oldest on: that never gives
-        // room for longer than it would have been taken.
-        let mut refund = reserved - used;
-        for slot in self.live() {
+        let slot = self.number(at);
+        if self.in_window(self.newest).any(|counts| counts == slot) {
             let held = &mut self.used[Self::place(slot)];
-            let back = refund.min(*held);
-            *held -= back;
-            refund -= back;
+            *held = held.saturating_sub(reserved - used);
         }
     }
 
@@ -71,7 +73,11 @@ impl Sliding {
     }
 
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        self.total(self.number(now)) == 0
+        self.used(now) == 0
+    }
+
+    pub(super) fn used(&self, now: Instant) -> u64 {
+        self.total(self.number(now))
     }
 
     /// Makes the slot of `now` the newest, and empties those that have left.
@@ -91,8 +97,7 @@ impl Sliding {
 
     /// Units that count while `newest` is the newest slot.
     fn total(&self, newest: u64) -> u64 {
-        self.live()
-            .filter(|slot| slot + SLOTS >= newest)
+        self.in_window(newest)
             .fold(0, |sum: u64, slot| sum.saturating_add(self.used[Self::place(slot)]))
     }
 
@@ -101,10 +106,15 @@ impl Sliding {
         self.newest.saturating_sub(SLOTS)..=self.newest
     }
 
+    /// Numbers of the slots that count while `newest` is the newest, oldest first.
+    fn in_window(&self, newest: u64) -> impl Iterator<Item = u64> + use<> {
+        self.live().filter(move |slot| slot + SLOTS >= newest)
+    }
+
     /// How long until `excess` units have left.
     fn wait(&self, now: Instant, excess: u64) -> Duration {
         let mut gone = 0u64;
-        for slot in self.live() {
+        for slot in self.in_window(self.number(now)) {
             gone = gone.saturating_add(self.used[Self::place(slot)]);
             if gone >= excess {
                 return self.leaves(slot, now);

@@ -1,6 +1,7 @@
 //! One behaviour suite over the four algorithms.
 
 use super::*;
+use std::collections::VecDeque;
 
 const ALL: [Algorithm; 4] = [
     Algorithm::TokenBucket,
@@ -15,24 +16,34 @@ fn ten_per_second() -> Rate {
 }
 
 /// Plays `<ms> take <n> -> ok|<wait ms>|never`, `<ms> settle <reserved> <used>`, `<ms> left <n>`
-/// and `<ms> idle|busy` lines against one limiter of ten per second.
+/// and `<ms> idle|busy` lines against one limiter of ten per second. Settled is the first of what
+/// was taken that is not yet.
 #[track_caller]
 fn check(algorithm: Algorithm, script: &str) {
     let (mut limiter, start) = (Limiter::new(algorithm, ten_per_second()), Instant::now());
+    let mut held = VecDeque::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<_> = line.split_whitespace().collect();
         let now = start + Duration::from_millis(words[0].parse().unwrap());
         let number = |at: usize| words[at].parse::<u64>().unwrap();
         match words[1] {
             "take" => {
-                let got = match limiter.take(now, number(2)) {
-                    Ok(()) => "ok".to_owned(),
+                let asked = limiter.ask(now, number(2));
+                let got = limiter.take(now, number(2));
+                assert_eq!(got.map(|_| ()), asked, "{algorithm:?} at: {line}");
+                held.extend(got.ok());
+                let got = match got {
+                    Ok(_) => "ok".to_owned(),
                     Err(Refused { retry_after: None }) => "never".to_owned(),
                     Err(Refused { retry_after: Some(wait) }) => wait.as_millis().to_string(),
                 };
                 assert_eq!(got, words[4], "{algorithm:?} at: {line}");
             }
-            "settle" => limiter.settle(now, number(2), number(3)),
+            "settle" => {
+                let taken: Taken = held.pop_front().unwrap();
+                assert_eq!(taken.units, number(2), "{algorithm:?} at: {line}");
+                limiter.settle(now, taken, number(3));
+            }
             "left" => {
                 let left = limiter.allowance(now).remaining;
                 assert_eq!(left, Some(number(2)), "{algorithm:?} at: {line}");
@@ -165,8 +176,8 @@ fn what_callers_are_told_is_what_passes() {
             let passes = (0..30).take_while(|_| copy.take(now, 1).is_ok()).count() as u64;
             assert!(told.abs_diff(passes) <= 1, "{algorithm:?}: told {told}, {passes} pass");
             let reserved = 1 + chance.below(4);
-            if limiter.take(now, reserved).is_ok() {
-                limiter.settle(now, reserved, chance.below(6));
+            if let Ok(taken) = limiter.take(now, reserved) {
+                limiter.settle(now, taken, chance.below(6));
             }
         }
     }
@@ -181,9 +192,12 @@ fn the_wait_that_is_told_is_enough_and_not_too_long() {
             micros += chance.below(200_000);
             let now = start + Duration::from_micros(micros);
             let cost = 1 + chance.below(10);
-            let Err(refused) = limiter.take(now, cost) else {
-                limiter.settle(now, cost, chance.below(15));
-                continue;
+            let refused = match limiter.take(now, cost) {
+                Ok(taken) => {
+                    limiter.settle(now, taken, chance.below(15));
+                    continue;
+                }
+                Err(refused) => refused,
             };
             let wait = refused.retry_after.unwrap();
             assert!(limiter.clone().take(now + wait, cost).is_ok(), "{algorithm:?} {wait:?}");
@@ -203,6 +217,73 @@ fn unused_reservations_come_back_and_overuse_is_owed() {
     check(Algorithm::LeakyBucket, &format!("{overuse}0 take 1 -> 2500\n2500 take 1 -> ok"));
     check(Algorithm::FixedWindow, &format!("{overuse}0 take 1 -> 2000\n2000 take 5 -> ok"));
     check(Algorithm::SlidingWindow, &format!("{overuse}0 take 1 -> 1050\n1051 take 9 -> ok"));
+}
+
+#[test]
+fn what_has_stopped_counting_does_not_come_back_again() {
+    // Ten reserved at 0, of which nothing was needed, settled when others have taken all there is.
+    for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        check(algorithm, "0 take 10 -> ok\n1000 take 10 -> ok\n1000 settle 10 0\n1000 left 0");
+        check(algorithm, "0 take 10 -> ok\n9000 take 10 -> ok\n9000 settle 10 0\n9000 left 0");
+    }
+    let sliding = "0 take 10 -> ok\n1051 take 10 -> ok\n1051 settle 10 0\n1051 left 0";
+    check(Algorithm::SlidingWindow, sliding);
+    let leaky = "0 take 10 -> ok\n1000 take 1 -> ok\n1000 settle 10 0\n1000 left 0";
+    check(Algorithm::LeakyBucket, leaky);
+    // Half of it has leaked out by then.
+    let half = "0 take 10 -> ok\n500 settle 10 0\n500 take 10 -> ok\n500 take 1 -> 100";
+    check(Algorithm::TokenBucket, half);
+    let own_slot = "0 take 4 -> ok\n500 take 6 -> ok\n600 settle 4 4\n900 settle 6 0\n900 left 6
+        1049 left 6\n1051 left 10";
+    check(Algorithm::SlidingWindow, own_slot);
+}
+
+#[test]
+fn no_more_than_the_limit_however_late_reservations_are_settled() {
+    for (algorithm, seed) in ALL.into_iter().flat_map(|a| (0..20).map(move |seed| (a, seed))) {
+        let (mut limiter, start) = (Limiter::new(algorithm, ten_per_second()), Instant::now());
+        let (mut chance, mut micros, mut open) = (Chance(seed), 0, Vec::new());
+        let mut used_at = Vec::new();
+        for _ in 0..2_000 {
+            micros += chance.below(60_000);
+            let now = start + Duration::from_micros(micros);
+            let reserved = 1 + chance.below(10);
+            if let Ok(taken) = limiter.take(now, reserved) {
+                // Really used when it was let in, as far as anybody outside can see.
+                let used = chance.below(reserved + 1);
+                open.push((taken, used));
+                used_at.push((micros, used));
+            }
+            if chance.below(3) == 0 && !open.is_empty() {
+                let (taken, used) = open.swap_remove(chance.below(open.len() as u64) as usize);
+                limiter.settle(now, taken, used);
+            }
+            let recent = used_at.iter().rev().take_while(|(at, _)| at + 1_000_000 > micros);
+            let recent: u64 = recent.map(|(_, used)| used).sum();
+            let most = match algorithm {
+                Algorithm::SlidingWindow => 10,
+                // The largest at once is ten, of which the first second lets ten through after it.
+                _ => 20,
+            };
+            assert!(recent <= most, "{algorithm:?} {seed}: {recent} in the second before {micros}");
+        }
+    }
+}
+
+#[test]
+fn a_change_of_limits_is_no_fresh_start() {
+    for algorithm in ALL {
+        let (mut limiter, now) = (Limiter::new(algorithm, ten_per_second()), Instant::now());
+        limiter.take(now, 10).unwrap();
+        let wider = Rate { limit: 15, per: Duration::from_secs(1), burst: 15 };
+        let changed = ALL.map(|other| limiter.changed(now, other, wider));
+        for mut changed in changed {
+            let passes = (0..30).take_while(|_| changed.take(now, 1).is_ok()).count();
+            assert!(passes <= 5, "{algorithm:?}: {passes} pass");
+        }
+        let full = Limiter::new(algorithm, ten_per_second()).changed(now, algorithm, wider);
+        assert!(full.is_idle(now));
+    }
 }
 
 #[test]
@@ -229,11 +310,16 @@ fn odd_rates_do_not_panic() {
             let mut limiter = Limiter::new(algorithm, Rate { limit, per, burst: limit });
             for n in 0..50u32 {
                 let now = start + Duration::from_secs(3600) * n;
+                let _ = limiter.ask(now, u64::MAX);
                 let _ = limiter.take(now, u64::from(n));
                 let _ = limiter.take(now, u64::MAX);
-                limiter.settle(now, u64::from(n), u64::MAX);
-                limiter.settle(now, u64::MAX, 0);
-                limiter.settle(now, 0, u64::MAX / 2);
+                for (units, used) in [(n.into(), u64::MAX), (u64::MAX, 0), (0, u64::MAX / 2)] {
+                    for counts in [start, now, now + Duration::from_secs(5)] {
+                        limiter.settle(now, Taken { units, counts }, used);
+                    }
+                }
+                limiter = limiter.changed(now, algorithm, Rate::per_minute(7));
+                limiter = limiter.changed(now, algorithm, Rate { limit, per, burst: limit });
                 limiter.allowance(now);
                 limiter.is_idle(now);
             }

@@ -16,7 +16,13 @@ use tokio::time::Instant;
 fn settings(change: impl FnOnce(&mut UpstreamSettings)) -> Settings {
     let mut upstream = UpstreamSettings { protocol: Protocol::Sim, ..UpstreamSettings::default() };
     change(&mut upstream);
-    let target = TargetSettings { upstream: "sim".into(), model: None, weight: 1, matches: None };
+    let target = TargetSettings {
+        upstream: "sim".into(),
+        model: None,
+        price: None,
+        weight: 1,
+        matches: None,
+    };
     let mut settings = Settings::default();
     settings.upstreams.insert("sim".into(), upstream);
     settings

@@ -2,5 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod keys;
+mod replays;
+mod ledger;
+mod outages;
+mod postgres;
 mod sqlite;
 mod suite;

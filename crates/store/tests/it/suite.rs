@@ -1,11 +1,11 @@
 //! What every store does, run over each of them.
 
 use std::sync::Arc;
-use tidegate_core::{Kind, Limits, Scope, Store};
+use tidegate_core::{Keys, Kind, Limits, Scope};
 use tidegate_store::{Memory, Sqlite, key};
 
 /// Runs `test` over each store.
-async fn each<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Store>) -> F) {
+pub(crate) async fn each<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Keys>) -> F) {
     test(Arc::new(Memory::new())).await;
     let dir = tempfile::tempdir().unwrap();
     test(Arc::new(Sqlite::open(&dir.path().join("data")).unwrap())).await;
@@ -13,7 +13,7 @@ async fn each<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Store>) -> F) {
 
 #[tokio::test]
 async fn a_key_opens_what_its_record_says() {
-    each(async |store: Arc<dyn Store>| {
+    each(async |store: Arc<dyn Keys>| {
         let (secret, mut record) = key::mint("ci", 10).unwrap();
         record.team = Some("search".into());
         record.scope = Scope::Models(vec!["chat".into(), "a,b\"c".into()]);
@@ -36,7 +36,7 @@ async fn a_key_opens_what_its_record_says() {
 
 #[tokio::test]
 async fn nothing_else_opens_anything() {
-    each(async |store: Arc<dyn Store>| {
+    each(async |store: Arc<dyn Keys>| {
         let (secret, record) = key::mint("a", 0).unwrap();
         let (unknown, _) = key::mint("b", 0).unwrap();
         store.add_key(record).await.unwrap();
@@ -52,7 +52,7 @@ async fn nothing_else_opens_anything() {
 
 #[tokio::test]
 async fn limits_of_none_and_no_limits_differ() {
-    each(async |store: Arc<dyn Store>| {
+    each(async |store: Arc<dyn Keys>| {
         let (with, mut record) = key::mint("unlimited", 0).unwrap();
         record.limits = Some(Limits::default());
         store.add_key(record).await.unwrap();
@@ -66,7 +66,7 @@ async fn limits_of_none_and_no_limits_differ() {
 
 #[tokio::test]
 async fn a_revoked_key_is_listed_and_opens_nothing() {
-    each(async |store: Arc<dyn Store>| {
+    each(async |store: Arc<dyn Keys>| {
         let (secret, record) = key::mint("a", 0).unwrap();
         let id = record.id.clone();
         store.add_key(record).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_revoked_key_is_listed_and_opens_nothing() {
 
 #[tokio::test]
 async fn an_expired_key_opens_nothing() {
-    each(async |store: Arc<dyn Store>| {
+    each(async |store: Arc<dyn Keys>| {
         let (secret, mut record) = key::mint("a", 0).unwrap();
         record.expires_at = Some(1);
         store.add_key(record).await.unwrap();
@@ -95,7 +95,7 @@ async fn an_expired_key_opens_nothing() {
 
 #[tokio::test]
 async fn an_id_is_given_once() {
-    each(async |store: Arc<dyn Store>| {
+    each(async |store: Arc<dyn Keys>| {
         let (secret, record) = key::mint("first", 0).unwrap();
         store.add_key(record.clone()).await.unwrap();
         let error = store.add_key(record).await.unwrap_err();
@@ -109,7 +109,7 @@ async fn an_id_is_given_once() {
 
 #[tokio::test]
 async fn keys_are_listed_oldest_first() {
-    each(async |store: Arc<dyn Store>| {
+    each(async |store: Arc<dyn Keys>| {
         for (name, created_at) in [("b", 20), ("a", 10), ("c", 20)] {
             let (_, record) = key::mint(name, created_at).unwrap();
             store.add_key(record).await.unwrap();
@@ -123,7 +123,7 @@ async fn keys_are_listed_oldest_first() {
 
 #[tokio::test]
 async fn a_refresh_without_a_change_changes_nothing() {
-    each(async |store: Arc<dyn Store>| {
+    each(async |store: Arc<dyn Keys>| {
         let (secret, record) = key::mint("a", 0).unwrap();
         store.add_key(record).await.unwrap();
         store.refresh().await.unwrap();

@@ -1,14 +1,10 @@
 //! One line of the access log, for machines and for eyes.
 
 use serde::Serialize;
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
-use tidegate_core::{Error, Front, Kind, Origin, Usage};
+use std::time::{Duration, SystemTime};
+use tidegate_core::{Error, Front, Kind, Money, Origin};
 use tidegate_engine::{Outcome, Record};
 use tidegate_http::Refused;
-use tidegate_sdk::Price;
 
 /// The line of a call, in the order it is written. What is not known is left out.
 #[derive(Serialize)]
@@ -40,13 +36,13 @@ pub(super) struct Line<'a> {
     output_tokens: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_tokens: Option<u64>,
-    /// Left out when the price is unknown.
+    /// Of all attempts; left out when a price is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost_usd: Option<f64>,
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn of(record: &'a Record, prices: &BTreeMap<String, Price>) -> Self {
+    pub(super) fn of(record: &'a Record) -> Self {
         let (status, class, code) = ending(record);
         let usage = record.usage;
         Self {
@@ -69,7 +65,7 @@ impl<'a> Line<'a> {
             cached_input_tokens: usage.map(|usage| usage.cached_input).filter(|n| *n > 0),
             output_tokens: usage.map(|usage| usage.output),
             reasoning_tokens: usage.map(|usage| usage.reasoning).filter(|n| *n > 0),
-            cost_usd: usage.and_then(|usage| Some(cost(usage, prices.get(&*record.model)?))),
+            cost_usd: record.cost.map(Money::usd),
         }
     }
 
@@ -187,10 +183,6 @@ fn ending(record: &Record) -> (u16, &'static str, Option<&'static str>) {
     (tidegate_wire::error_body::status(&error), error.class().name(), Some(error.code()))
 }
 
-fn cost(usage: Usage, price: &Price) -> f64 {
-    (usage.input as f64 * price.input + usage.output as f64 * price.output) / 1e6
-}
-
 fn show_time(time: SystemTime) -> String {
     let time = jiff::Timestamp::try_from(time).unwrap_or_default();
     format!("{time:.3}")
@@ -209,7 +201,7 @@ fn seconds(millis: f64) -> String {
 pub(super) mod tests {
     use super::*;
     use std::time::UNIX_EPOCH;
-    use tidegate_core::{Class, Operation};
+    use tidegate_core::{Class, Operation, Usage};
 
     pub(crate) fn record() -> Record {
         Record {
@@ -225,25 +217,22 @@ pub(super) mod tests {
             outcome: Outcome::Ok,
             upstream_status: None,
             usage: Some(Usage { input: 1000, cached_input: 0, output: 200, reasoning: 0 }),
+            cost: Some(Money::from_pico(270_000_000)),
             started_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
             first_chunk: Some(Duration::from_micros(310_500)),
             duration: Duration::from_millis(1240),
         }
     }
 
-    pub(crate) fn prices() -> BTreeMap<String, Price> {
-        BTreeMap::from([("chat".into(), Price { input: 0.15, output: 0.60 })])
-    }
-
     fn json(record: &Record) -> String {
         let mut text = Vec::new();
-        Line::of(record, &prices()).json(&mut text);
+        Line::of(record).json(&mut text);
         String::from_utf8(text).unwrap()
     }
 
     fn pretty(record: &Record) -> String {
         let mut text = Vec::new();
-        Line::of(record, &prices()).pretty(&mut text);
+        Line::of(record).pretty(&mut text);
         String::from_utf8(text).unwrap()
     }
 

@@ -15,10 +15,13 @@ use std::{
 };
 use tidegate_batch::{
     End, Failure, Files, Finished, Format, GroupBy, InputOptions, Job, Manifest, MaxErrors, Only,
-    Order, Price, Prices, Progress, Surroundings, plan_input, run as run_job, status,
+    Order, Prices, Progress, Surroundings, plan_input, run as run_job, status,
 };
 use tidegate_core::Operation;
-use tidegate_policy::setting::{parse_duration, parse_size};
+use tidegate_policy::{
+    price,
+    setting::{parse_duration, parse_size},
+};
 
 /// Exit code of an option or an input that cannot be used.
 const USAGE: u8 = 2;
@@ -420,7 +423,11 @@ fn assemble(
         Err(other) => Stop::usage(format!("{other:#}")),
     })?;
     if let (Some(input), Some(output)) = (upstream.price_input, upstream.price_output) {
-        let told: Prices = Arc::new(move |_| Some(Price { input, output }));
+        let told = price::Options { input, output, cached_input: None }.price();
+        let told = told.map_err(|field| {
+            Stop::usage(format!("--price-{field} is more than a dollar per token: it is per million"))
+        })?;
+        let told: Prices = Arc::new(move |_| Some(told));
         assembled.prices = told;
     }
     Ok(assembled)

@@ -5,6 +5,8 @@ pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod keys;
+pub(crate) mod prices;
 pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod sim;
+pub(crate) mod usage;

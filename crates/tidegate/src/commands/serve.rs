@@ -2,14 +2,20 @@
 
 use crate::{
     access_log::AccessLog,
-    assembly,
+    assembly, books,
     config::{self, AdminListen, Environment, Loaded, Override, Sources},
     output, process_log, signals,
 };
 use anyhow::Context;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
-use tidegate_core::{Answer, Secret, Store};
-use tidegate_store::{Sqlite, key};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tidegate_core::{Answer, KeyChange, Keys, Replays, Secret, Store};
+use tidegate_http::Admin;
+use tidegate_store::{Sqlite, replay};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const USAGE: u8 = 2;
 /// How often the state is looked at for keys another process made or revoked.
 const REFRESH: Duration = Duration::from_millis(500);
+/// How often kept answers that have expired are deleted.
+const SWEEP: Duration = Duration::from_secs(60);
 /// How long the access log may take to write what waits when all calls have ended.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -95,22 +103,37 @@ fn sources(args: Args) -> Sources {
 
 async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8> {
     let server = &loaded.config.server;
-    let Opened { store, callers, admin } = match open(server).await {
+    let Opened { store, replays, callers, admin } = match open(&loaded.config).await {
         Ok(opened) => opened,
         Err(message) => {
             output::note(&format!("error: {message}"));
             return Ok(USAGE);
         }
     };
-    let prices = loaded.config.models.iter();
-    let prices = prices.filter_map(|(name, model)| Some((name.clone(), model.price?))).collect();
+    let started = SystemTime::now();
+    let (books, is_known) = match books::open(&loaded).await {
+        Ok(books) => books,
+        Err(message) => {
+            output::note(&format!("error: {message}"));
+            return Ok(USAGE);
+        }
+    };
+    let ledger = books.as_ref().map(|(ledger, _)| ledger.clone());
+    let missing = ledger.clone().filter(|_| !is_known);
     let access_log =
-        AccessLog::start(&loaded.config.log.access, prices).context("opening the access log")?;
+        AccessLog::start(&loaded.config.log.access).context("opening the access log")?;
     let records = access_log.as_ref().map(AccessLog::records);
     let refusals = access_log.as_ref().map(AccessLog::refusals);
-    let client = assembly::for_serve(&loaded, store.clone(), records)?;
-
     let address = callers.local_addr()?;
+    let tokens = match assembly::tokens(&loaded, address, store.clone()) {
+        Ok(tokens) => Arc::new(tokens),
+        Err(error) => {
+            output::note(&format!("error: {}", error.message()));
+            return Ok(USAGE);
+        }
+    };
+    let client = assembly::for_serve(&loaded, store.clone(), tokens.clone(), records, books)?;
+
     let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
     let stop =
         signals::drain_on_signal("draining: calls in flight are finished; once more aborts")?;
@@ -122,17 +145,32 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
     }
 
     let options = loaded.config.http_options();
-    let serving = tidegate_http::serve(callers, client.answer(), options, refusals, stop.clone());
-    let admin = serve_admin(admin, client.answer(), loaded.admin_token, stop);
-    let refreshing = refresh(store.clone());
+    let idempotency = replays.clone().map(|replays| {
+        tidegate_http::Idempotency::new(replays, loaded.config.idempotency.max_answer)
+    });
+    let kept = tidegate_http::Callers { refusals, idempotency };
+    let serving = tidegate_http::serve(callers, client.answer(), options, kept, stop.clone());
+    let operators = Admin {
+        answer: client.answer(),
+        keys: Some(store.clone()),
+        ledger: ledger.clone().map(|ledger| ledger as _),
+        token: loaded.admin_token.clone(),
+    };
+    let admin = serve_admin(admin, operators, stop);
+    let refreshing = async { tokio::join!(refresh(store.clone()), tokens.maintain()) };
     let (drained, ()) = tokio::select! {
         drained = async { tokio::try_join!(serving, admin) } => drained?,
-        () = refreshing => unreachable!("refreshing never ends"),
+        _ = refreshing => unreachable!("refreshing never ends"),
+        () = sweep(replays) => unreachable!("nor does sweeping"),
+        () = books::catch_up(&client, missing, started) => unreachable!("nor does catching up"),
     };
     if drained.cut > 0 {
         output::note(&format!("{} connections were cut: they took too long to drain", drained.cut));
     }
     drop(client);
+    if let Some(ledger) = ledger {
+        books::finish(ledger).await?;
+    }
     if let Some(log) = access_log {
         tokio::task::spawn_blocking(move || log.finish(LOG_PATIENCE)).await?;
     }
@@ -142,6 +180,7 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
 /// What a start needs of the machine.
 struct Opened {
     store: Arc<Sqlite>,
+    replays: Option<Arc<dyn Replays>>,
     callers: TcpListener,
     admin: Option<TcpListener>,
 }
@@ -151,9 +190,12 @@ struct Opened {
 /// # Errors
 ///
 /// Says what is in the way, and what to change.
-async fn open(server: &config::Server) -> Result<Opened, String> {
+async fn open(config: &config::Config) -> Result<Opened, String> {
+    let server = &config.server;
     let store = Sqlite::open(&server.data_dir)
         .map_err(|error| format!("{} (--data-dir, server.data_dir)", error.message()))?;
+    let replays = replays(&config.idempotency, &server.data_dir)
+        .map_err(|error| format!("{} (idempotency.enabled = false does without)", error.message()))?;
     let callers = bind(server.listen).await.map_err(|refused| {
         format!("{refused}: choose another with --listen or server.listen; port 0 takes a free one")
     })?;
@@ -166,7 +208,24 @@ async fn open(server: &config::Server) -> Result<Opened, String> {
             )
         })?),
     };
-    Ok(Opened { store: Arc::new(store), callers, admin })
+    Ok(Opened { store: Arc::new(store), replays, callers, admin })
+}
+
+/// What answers are kept in for repeats, if any is.
+fn replays(
+    options: &tidegate_http::IdempotencyOptions,
+    data_dir: &Path,
+) -> tidegate_core::Result<Option<Arc<dyn Replays>>> {
+    if !options.enabled {
+        return Ok(None);
+    }
+    let bounds = replay::Options {
+        ttl: options.ttl,
+        max_bytes: options.max_bytes as u64,
+        max_keys: options.max_keys,
+    };
+    let opened: Arc<dyn Replays> = Arc::new(replay::Sqlite::open(data_dir, bounds)?);
+    Ok(Some(opened))
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
@@ -177,22 +236,20 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
 /// Answers operators until `stop`, where there is a port for them.
 async fn serve_admin(
     listener: Option<TcpListener>,
-    answer: Arc<dyn Answer>,
-    token: Option<Secret<String>>,
+    admin: Admin,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let Some(listener) = listener else { return Ok(()) };
-    tidegate_http::serve_admin(listener, answer, token, stop).await.map(drop)
+    tidegate_http::serve_admin(listener, admin, stop).await.map(drop)
 }
 
 /// The first key of a state that holds none; it is shown this once.
-async fn first_key(store: &dyn Store) -> anyhow::Result<Option<Secret<String>>> {
+async fn first_key(store: &dyn Keys) -> anyhow::Result<Option<Secret<String>>> {
     if !store.keys().await?.is_empty() {
         return Ok(None);
     }
-    let now = jiff::Timestamp::now().as_second();
-    let (secret, record) = key::mint("first", u64::try_from(now)?)?;
-    store.add_key(record).await?;
+    let first = KeyChange { name: Some("first".into()), ..KeyChange::default() };
+    let (secret, _) = store.create_key(first).await?;
     Ok(Some(secret))
 }
 
@@ -210,6 +267,17 @@ async fn refresh(store: Arc<Sqlite>) {
             _ => {}
         }
         failing = refreshed.is_err();
+    }
+}
+
+/// Deletes kept answers that have expired, for as long as it is polled.
+async fn sweep(replays: Option<Arc<dyn Replays>>) {
+    let Some(replays) = replays else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        if let Err(error) = replays.sweep().await {
+            tracing::warn!(%error, "expired answers stay for now");
+        }
     }
 }
 

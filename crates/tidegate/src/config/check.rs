@@ -1,5 +1,8 @@
 //! What a type cannot say: names that must exist, numbers that would stop everything.
 
+mod limits;
+mod money;
+
 use super::{
     AdminListen, Config,
     decode::show_path,
@@ -76,8 +79,11 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     for (name, model) in &config.models {
         check_model(name, model, config, findings);
     }
-    check_limits(config, findings);
+    limits::check(config, findings);
+    money::check_budgets(config, findings);
+    check_oauth(config, findings);
     check_retry(config, findings);
+    check_idempotency(config, findings);
     warn_of_unused_upstreams(config, findings);
 }
 
@@ -93,6 +99,30 @@ fn check_server(config: &Config, findings: &mut Findings<'_>) {
         }
     }
     check_admin(config, findings);
+}
+
+fn check_oauth(config: &Config, findings: &mut Findings<'_>) {
+    if let Err((keys, message)) = config.oauth.check() {
+        let path: Vec<&str> = ["oauth"].into_iter().chain(keys.iter().map(String::as_str)).collect();
+        findings.problem(&path, message);
+    }
+}
+
+fn check_idempotency(config: &Config, findings: &mut Findings<'_>) {
+    let options = &config.idempotency;
+    let nothing = "zero would keep nothing: give it a value above zero, or set enabled = false";
+    for (key, is_zero) in [
+        ("ttl", options.ttl.is_zero()),
+        ("max_answer", options.max_answer == 0),
+        ("max_bytes", options.max_bytes == 0),
+        ("max_keys", options.max_keys == 0),
+    ] {
+        findings.refuse_if(is_zero, &["idempotency", key], nothing);
+    }
+    if options.max_answer > options.max_bytes {
+        let message = "is more than max_bytes: such an answer is pushed out as soon as it is kept";
+        findings.warning(&["idempotency", "max_answer"], message);
+    }
 }
 
 fn check_admin(config: &Config, findings: &mut Findings<'_>) {
@@ -242,12 +272,7 @@ fn check_model(name: &str, model: &ModelSettings, config: &Config, findings: &mu
         check_upstream_is_there(&mirror.upstream, &path, config, findings);
     }
     check_timeouts(name, model, findings);
-    if let Some(price) = &model.price {
-        for (key, usd) in [("input", price.input), ("output", price.output)] {
-            let wrong = !usd.is_finite() || usd < 0.0;
-            findings.refuse_if(wrong, &["models", name, "price", key], "must be 0 or more");
-        }
-    }
+    money::check_prices(name, model, findings);
 }
 
 fn check_upstream_is_there(
@@ -277,18 +302,6 @@ fn check_timeouts(name: &str, model: &ModelSettings, findings: &mut Findings<'_>
     ] {
         let zero = clock.is_some_and(|clock| clock.is_zero());
         findings.refuse_if(zero, &["models", name, "timeouts", key], "must be more than 0");
-    }
-}
-
-fn check_limits(config: &Config, findings: &mut Findings<'_>) {
-    let limits = &config.limits.default;
-    for (key, zero) in [
-        ("requests_per_minute", limits.requests_per_minute == Some(0)),
-        ("tokens_per_minute", limits.tokens_per_minute == Some(0)),
-        ("concurrency", limits.concurrency == Some(0)),
-    ] {
-        let message = "0 would refuse every call; leave it out for no limit";
-        findings.refuse_if(zero, &["limits", "default", key], message);
     }
 }
 

@@ -13,6 +13,8 @@ mod check;
 mod decode;
 mod environment;
 mod layers;
+mod ledger;
+mod prices;
 mod problem;
 mod reader;
 #[cfg(test)]
@@ -33,10 +35,12 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
-use tidegate_core::Secret;
-use tidegate_policy::{breaker, load, memory, queue, retry, retry_budget, setting::SecretRef};
-use tidegate_sdk::{LimitsSettings, ModelSettings, Settings, UpstreamSettings};
+use tidegate_core::{Price, Secret};
+use tidegate_policy::{breaker, budget, load, memory, queue, retry, retry_budget, setting::SecretRef};
+use tidegate_store::ledger::Database;
+use tidegate_sdk::{LimitsSettings, ModelSettings, Settings, TeamSettings, UpstreamSettings};
 
 /// The configuration of a gateway.
 ///
@@ -52,6 +56,14 @@ pub(crate) struct Config {
     pub(crate) models: BTreeMap<String, ModelSettings>,
     /// Limits of callers.
     pub(crate) limits: LimitsSettings,
+    /// Teams of callers, by name.
+    pub(crate) teams: BTreeMap<String, TeamSettings>,
+    /// How budgets of callers and teams are kept.
+    pub(crate) budgets: budget::Options,
+    /// What models cost that have no price of their own here.
+    pub(crate) prices: PriceList,
+    /// Tokens that callers may send instead of keys.
+    pub(crate) oauth: tidegate_auth::Options,
     /// When and how often a failed attempt is tried again.
     pub(crate) retry: retry::Options,
     /// How many attempts beyond the first an upstream may get.
@@ -64,6 +76,10 @@ pub(crate) struct Config {
     pub(crate) load: load::Options,
     /// How much memory calls may hold.
     pub(crate) memory: memory::Options,
+    /// What repeats of a call with an `Idempotency-Key` are answered from.
+    pub(crate) idempotency: tidegate_http::IdempotencyOptions,
+    /// Where the account of every attempt is kept: tokens and cost, by caller and model.
+    pub(crate) ledger: ledger::Ledger,
     /// What is written about calls.
     pub(crate) log: Log,
 }
@@ -126,6 +142,14 @@ impl Default for AdminListen {
     }
 }
 
+/// What models cost that have no price of their own here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct PriceList {
+    /// LiteLLM's price file, `model_prices_and_context_window.json`: it lists models by the upstreams' own names of them. Read at the start. Default: none.
+    pub(crate) file: Option<PathBuf>,
+}
+
 /// What is written about calls.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -155,6 +179,8 @@ impl Config {
             upstreams: self.upstreams.clone(),
             models: self.models.clone(),
             limits: self.limits.clone(),
+            teams: self.teams.clone(),
+            budgets: self.budgets.clone(),
             retry: self.retry.clone(),
             retry_budget: self.retry_budget.clone(),
             breaker: self.breaker.clone(),
@@ -198,6 +224,10 @@ pub(crate) struct Loaded {
     pub(crate) api_keys: BTreeMap<String, Secret<String>>,
     /// What operators must send.
     pub(crate) admin_token: Option<Secret<String>>,
+    /// What models cost, by the upstreams' own names of them.
+    pub(crate) prices: BTreeMap<Arc<str>, Price>,
+    /// Where the ledger is kept; `None` when there is to be none.
+    pub(crate) ledger: Option<Database>,
     /// What works but should be looked at.
     pub(crate) warnings: Vec<Problem>,
     /// The files it was read from, in order; none when all is default or environment.
@@ -211,11 +241,14 @@ pub(crate) struct Loaded {
 /// Everything that is wrong with it.
 pub(crate) fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, Problems> {
     let (mut api_keys, mut admin_token) = (BTreeMap::new(), None);
+    let (mut listed, mut ledger) = (BTreeMap::new(), None);
     let loaded = load_with(sources, environment, |config, findings| {
+        ledger = ledger::database(config, environment, findings);
         api_keys = secret::api_keys(config, environment, findings);
         admin_token = secret::admin_token(config, environment, findings);
+        listed = prices::read(config, environment, findings);
     })?;
-    Ok(Loaded { api_keys, admin_token, ..loaded })
+    Ok(Loaded { api_keys, admin_token, prices: listed, ledger, ..loaded })
 }
 
 /// The configuration alone, for commands that call no upstream: a secret that is not there is
@@ -229,6 +262,38 @@ pub(crate) fn load_without_secrets(
     environment: &Environment,
 ) -> Result<Config, Problems> {
     load_with(sources, environment, |_, _| ()).map(|loaded| loaded.config)
+}
+
+/// The configuration without its secrets but that of the ledger, and where that is kept.
+///
+/// # Errors
+///
+/// Everything that is wrong with these.
+pub(crate) fn load_ledger(
+    sources: &Sources,
+    environment: &Environment,
+) -> Result<(Config, Option<Database>), Problems> {
+    let mut ledger = None;
+    let loaded = load_with(sources, environment, |config, findings| {
+        ledger = ledger::database(config, environment, findings);
+    })?;
+    Ok((loaded.config, ledger))
+}
+
+/// The configuration without its secrets, and the prices it refers to.
+///
+/// # Errors
+///
+/// Everything that is wrong with these.
+pub(crate) fn load_prices(
+    sources: &Sources,
+    environment: &Environment,
+) -> Result<(Config, BTreeMap<Arc<str>, Price>), Problems> {
+    let mut listed = BTreeMap::new();
+    let loaded = load_with(sources, environment, |config, findings| {
+        listed = prices::read(config, environment, findings);
+    })?;
+    Ok((loaded.config, listed))
 }
 
 fn load_with(
@@ -249,7 +314,15 @@ fn load_with(
     problems.extend(findings.problems);
     Problems::none_in(problems)?;
     let (warnings, files) = (findings.warnings, layers.files);
-    Ok(Loaded { config, api_keys: BTreeMap::new(), admin_token: None, warnings, files })
+    Ok(Loaded {
+        config,
+        api_keys: BTreeMap::new(),
+        admin_token: None,
+        prices: BTreeMap::new(),
+        ledger: None,
+        warnings,
+        files,
+    })
 }
 
 /// The JSON Schema of the file.

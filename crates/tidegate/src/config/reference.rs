@@ -29,12 +29,25 @@ const SAMPLES: &[(&str, &str)] = &[
     ("upstreams.vllm.tokens_per_minute", "200_000"),
     ("models.chat.targets", "[{ upstream = \"vllm\", model = \"qwen3-8b\", weight = 1 }]"),
     ("models.chat.mirror", "{ upstream = \"vllm\", model = \"qwen3-next\", share = 0.05 }"),
-    ("models.chat.price", "{ input = 0.15, output = 0.60 }"),
+    ("models.chat.price", "{ input = 0.15, output = 0.60, cached_input = 0.075 }"),
+    ("prices.file", "\"model_prices_and_context_window.json\""),
+    ("teams.*", "search"),
+    ("teams.search.budget.day", "20.0"),
+    ("teams.search.budget.month", "400.0"),
+    ("teams.search.budget.total", "5000.0"),
+    ("ledger.url", "{ env = \"DATABASE_URL\" }"),
+    ("ledger.retention", "\"400days\""),
     ("server.admin_token", "{ env = \"TIDEGATE_ADMIN_TOKEN\" }"),
     ("server.tls", "{ cert = \"cert.pem\", key = \"key.pem\" }"),
     ("limits.default.requests_per_minute", "600"),
     ("limits.default.tokens_per_minute", "200_000"),
+    ("limits.default.cost_per_minute", "0.50"),
     ("limits.default.concurrency", "64"),
+    ("limits.default.burst", "\"60s\""),
+    ("limits.callers.*", "key_7f3a2b"),
+    ("limits.teams.*", "search"),
+    ("limits.models.*", "chat"),
+    ("limits.upstreams.*", "vllm"),
     ("upstreams.vllm.connection.ca_file", "\"/etc/ssl/our-ca.pem\""),
     ("upstreams.vllm.connection.headers", "{ x-team = \"search\" }"),
 ];
@@ -45,12 +58,18 @@ const ORDER: &[&str] = &[
     "upstreams",
     "models",
     "limits",
+    "teams",
+    "budgets",
+    "prices",
+    "oauth",
     "retry",
     "retry_budget",
     "breaker",
     "queue",
     "load",
     "memory",
+    "idempotency",
+    "ledger",
     "log",
 ];
 
@@ -198,7 +217,10 @@ fn example_of(section: &Section) -> String {
 }
 
 fn sample(path: &str) -> Option<&'static str> {
-    SAMPLES.iter().find(|(key, _)| *key == path).map(|(_, value)| *value)
+    let of = |path: &str| SAMPLES.iter().find(|(key, _)| *key == path).map(|(_, value)| *value);
+    // Limits are the same whose they are.
+    let limit = || of(&format!("limits.default.{}", path.strip_prefix("limits.")?.rsplit('.').next()?));
+    of(path).or_else(limit)
 }
 
 fn comment(about: &str) -> String {
@@ -238,9 +260,13 @@ impl Walk<'_> {
     fn table(&self, path: &[String], written: &Value, shape: Shape, found: &mut Vec<Section>) {
         let schema = self.resolved(written);
         if let Some(entry) = schema.get("additionalProperties").filter(|entry| entry.is_object()) {
-            let mut path = path.to_vec();
+            let (mut path, mut entry) = (path.to_vec(), entry.clone());
+            if path.len() > 1 {
+                // One of several of the same kind: what it is, is said where it is used.
+                entry["description"] = schema["description"].clone();
+            }
             path.push((self.name)(&path.join(".")));
-            return self.table(&path, entry, shape, found);
+            return self.table(&path, &entry, shape, found);
         }
         let about =
             |value: &Value| value["description"].as_str().map(|text| text.replace('\n', " "));
@@ -249,6 +275,11 @@ impl Walk<'_> {
         for (name, property) in &properties(&schema) {
             let kind = self.resolved(property);
             let path = [path, std::slice::from_ref(name)].concat();
+            let entry = kind.get("additionalProperties").filter(|entry| entry.is_object());
+            if entry.is_some_and(|entry| !properties(&self.resolved(entry)).is_empty()) {
+                inner.push((path, property.clone(), Shape::Table));
+                continue;
+            }
             let is_table = !properties(&kind).is_empty();
             let items = kind.get("items").map(|items| self.resolved(items));
             let list = items.filter(|items| !properties(items).is_empty());
@@ -334,10 +365,13 @@ impl Walk<'_> {
             words.dedup();
             return words.join(" or ");
         }
+        let items = schema.get("items").map(|items| self.resolved(items)["type"].clone());
         let of_type = |name: &str| match name {
             "integer" => "whole number",
             "number" => "number",
             "boolean" => "true or false",
+            "array" if items == Some("string".into()) => "list of strings",
+            "array" if items == Some("integer".into()) => "list of whole numbers",
             "array" => "list of tables",
             "object" => "table",
             _ => "string",

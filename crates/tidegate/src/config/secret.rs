@@ -37,6 +37,16 @@ pub(super) fn admin_token(
     found(written, &["server", "admin_token"], environment, findings)
 }
 
+/// The address of the ledger's database, which has a password in it.
+pub(super) fn ledger_url(
+    config: &Config,
+    environment: &Environment,
+    findings: &mut Findings<'_>,
+) -> Option<Secret<String>> {
+    let written = config.ledger.url.as_ref()?;
+    found(written, &["ledger", "url"], environment, findings)
+}
+
 /// The secret written at `path`; says what is wrong or risky about it.
 fn found(
     written: &SecretRef,

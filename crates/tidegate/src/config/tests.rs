@@ -177,6 +177,12 @@ fn what_is_wrong_is_said_with_its_place() {
             ],
         ),
         (
+            "idempotency.ttl = '0s'",
+            &[
+                "tidegate.toml:1:19: idempotency.ttl: zero would keep nothing: give it a value above zero, or set enabled = false",
+            ],
+        ),
+        (
             "log.access = 'of'",
             &[
                 "tidegate.toml:1:14: log.access: `of` is neither \"stderr\" nor \"off\" nor a path: write a file of this directory as \"./of\"",
@@ -196,7 +202,28 @@ fn what_is_wrong_is_said_with_its_place() {
         ),
         (
             "[limits.team]\n",
-            &["tidegate.toml:1:9: unknown key `team` in limits; the keys are: default"],
+            &["tidegate.toml:1:9: unknown key `team` in limits; did you mean `teams`?"],
+        ),
+        (
+            "[limits.teams.search]\nconcurrency = 0\ncost_per_minute = -1\nalgorithm = 'fixed_window'\nburst = '5s'",
+            &[
+                "tidegate.toml:2:15: limits.teams.search.concurrency: 0 would refuse every call; leave it out for no limit",
+                "tidegate.toml:3:19: limits.teams.search.cost_per_minute: must be more than 0 and at most 18000000 US dollars",
+                "tidegate.toml:5:9: limits.teams.search.burst: only a token bucket has one: leave it out, or write algorithm = \"token_bucket\"",
+            ],
+        ),
+        (
+            "[limits.default]\nalgorithm = 'bucket'",
+            &[
+                "tidegate.toml:2:13: limits.default.algorithm: `bucket` is not a choice here; the choices are: token_bucket, leaky_bucket, fixed_window, sliding_window",
+            ],
+        ),
+        (
+            "[limits.models.chat]\nconcurrency = 1\n[limits.upstreams.vllm]\nconcurrency = 1",
+            &[
+                "tidegate.toml:1:16: limits.models.chat: there is no model `chat`; there are no models",
+                "tidegate.toml:3:19: limits.upstreams.vllm: there is no upstream `vllm`; there are no upstreams",
+            ],
         ),
         (
             "[upstreams.a]\n[models.b]\n",
@@ -264,8 +291,49 @@ fn every_mistake_is_said_at_once() {
         "tidegate.toml:6:26: models.chat.targets[0].upstream: there is no upstream `vlm`; did you mean `vllm`?",
         "tidegate.toml:7:21: models.chat.timeouts.idle: must be more than 0",
         "tidegate.toml:7:27: unknown key `conect` in models.chat.timeouts; did you mean `connect`?",
-        "tidegate.toml:8:19: models.chat.price.input: must be 0 or more",
+        "tidegate.toml:8:19: models.chat.price.input: must be 0 to 1000000: US dollars per million tokens",
     ]);
+}
+
+const ONE_MODEL: &str = "[upstreams.a]\nbase_url = 'http://x/v1'\n\
+                         [models.m]\ntargets = [{ upstream = 'a' }]\n";
+
+#[test]
+fn prices_and_budgets_are_checked() {
+    Case::new(
+        "[upstreams.a]\nbase_url = 'http://x/v1'\n[models.m]\n\
+         targets = [{ upstream = 'a', price = { input = 1, output = -1 } }]\n\
+         mirror = { upstream = 'a', share = 1.0, price = { input = 2e6, output = 1 } }\n\
+         [budgets]\nalert_at = [0, 50]\nmax_output_tokens = 0\n\
+         [teams.search]\nbudget = { day = -5 }\n[teams.' ']\n",
+    )
+    .fails_with(&[
+        "tidegate.toml:4:60: models.m.targets[0].price.output: must be 0 to 1000000: US dollars per million tokens",
+        "tidegate.toml:5:59: models.m.mirror.price.input: must be 0 to 1000000: US dollars per million tokens",
+        "tidegate.toml:7:12: budgets.alert_at: must be at most 8 shares of 1 to 100",
+        "tidegate.toml:8:21: budgets.max_output_tokens: 0 would reserve nothing for answers: write what a model gives at most",
+        "tidegate.toml:10:18: teams.search.budget.day: -5 is no amount of US dollars: write a number from 0 to 18 million",
+        "tidegate.toml:11:1: teams. : a name of a team is 1 to 128 bytes on one line, as keys name it",
+    ]);
+    let hard = format!("{ONE_MODEL}[teams.search]\nbudget = {{ hard = true }}\n");
+    let loaded = Case::new(&hard).loads();
+    assert!(loaded.warnings[0].to_string().contains("no budget to keep"), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn a_price_list_is_read_from_its_file() {
+    let named = format!("{ONE_MODEL}[prices]\nfile = 'prices.json'\n");
+    let list = r#"{"m": {"input_cost_per_token": 1.5e-07, "output_cost_per_token": 6e-07}}"#;
+    let loaded = Case::new(&named).file("prices.json", list).loads();
+    assert_eq!(loaded.prices["m"].input.pico(), 150_000);
+    Case::new(&named).fails_with(&[
+        "tidegate.toml:6:8: prices.file: cannot read prices.json: No such file or directory (os error 2)",
+    ]);
+    Case::new(&named).file("prices.json", "[]").fails_with(&[
+        "tidegate.toml:6:8: prices.file: prices.json is not LiteLLM's price file: that is one JSON object, a model to a key",
+    ]);
+    let empty = Case::new(&named).file("prices.json", "{}").loads();
+    assert!(empty.warnings[0].to_string().contains("lists no price"), "{:?}", empty.warnings);
 }
 
 #[test]
@@ -498,4 +566,34 @@ fn an_upstream_nobody_uses_is_warned_of() {
             "tidegate.toml:1:1: upstreams.a: no model has it as a target",
         ]
     );
+}
+
+#[test]
+fn the_ledger_is_where_it_is_said_to_be() {
+    use tidegate_store::ledger::Database;
+    let url = format!("postgres://u:{CANARY}@db.internal/x");
+    let kept = |case: Case| match case.loads().ledger {
+        None => "nowhere".to_owned(),
+        Some(Database::Sqlite) => "sqlite".to_owned(),
+        Some(Database::Postgres(url)) => url.expose().clone(),
+    };
+    assert_eq!(kept(Case::new("")), "sqlite");
+    assert_eq!(kept(Case::new("").variable("DATABASE_URL", &url)), url);
+    let other = Case::new("").variable("DATABASE_URL", "mysql://u@db/x");
+    let warnings: Vec<_> = other.loads().warnings.iter().map(ToString::to_string).collect();
+    assert!(warnings.iter().any(|warning| warning.contains("$DATABASE_URL is no address")));
+    assert_eq!(kept(other), "sqlite");
+    let named = Case::new("[ledger]\nurl = { env = 'BOOKS' }").variable("BOOKS", &url);
+    assert_eq!(kept(named.variable("DATABASE_URL", "postgres://u@other/y")), url);
+    let off = Case::new("[ledger]\nenabled = false").variable("DATABASE_URL", "postgres://");
+    assert_eq!(kept(off), "nowhere");
+
+    let wrong = format!("[ledger]\nretention = '0s'\nurl = 'postgres://u:{CANARY}@db:port/x'");
+    let problems = Case::new(&wrong).load().expect_err("loads").to_string();
+    assert!(problems.contains("tidegate.toml:2:13: ledger.retention: 0 would"), "{problems}");
+    assert!(problems.contains("ledger.url: this is no address of a PostgreSQL"), "{problems}");
+    assert!(!problems.contains(CANARY), "{problems}");
+    let variable = Case::new("").variable("DATABASE_URL", "postgres://u@db:port/x");
+    let problems = variable.load().expect_err("loads").to_string();
+    assert!(problems.contains("ledger.url: $DATABASE_URL: this is no address"), "{problems}");
 }

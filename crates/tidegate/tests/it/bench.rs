@@ -1,7 +1,12 @@
 //! `tidegate bench` from the outside: its files, its table and its exit codes.
 
 use crate::web::{BIN, simulator};
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
+use tidegate_testkit::process::{Pipe, Tidegate};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 /// Runs `tidegate bench`; exit code, standard output, standard error.
 fn bench(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
@@ -83,9 +88,53 @@ async fn errors_have_exit_codes() {
         (&[&*url, "--prompts", "none.jsonl"], 2, "none.jsonl"),
         (&[&*url, "--api-key-env", "NO_SUCH_VARIABLE"], 2, "no such variable"),
         (&["compare", "a.json", "b.json"], 2, "a.json"),
-        (&["http://127.0.0.1:1", "--model", "m"], 6, "127.0.0.1:1"),
+        (&["http://127.0.0.1:1", "--model", "m", "--json", "new.json"], 6, "127.0.0.1:1"),
+        (&["http://127.0.0.1:99999"], 2, "65535"),
+        (&[&*url, "--max-in-flight", "5"], 2, "--rate"),
+        (&[&*url, "--rate", "-5"], 2, "--rate must be"),
+        (&[&*url, "--html", "-"], 2, "--html"),
+        (&[&*url, "--json", "new.json", "--html", "/proc/none"], 2, "cannot be written"),
+        (&[&*url, "--max-error-share", "101%"], 2, "100%"),
+        (&[&*url, "--rate", "0.01", "--warmup", "0s", "--duration", "10ms"], 2, "measured"),
     ] {
         let (found, _, said) = bench(dir.path(), args);
         assert!(found == Some(code) && said.contains(says), "{args:?}: {found:?} {said}");
     }
+    assert!(!dir.path().join("new.json").exists(), "an empty file is no report");
+
+    let (_sim, address) = simulator(&["--api-key", "right"]).await;
+    let mut locked = Command::new(BIN);
+    locked.args(["bench", &format!("http://{address}")]).env("OPENAI_API_KEY", "wrong");
+    let output = locked.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(4) && said.contains("check the key"), "{said}");
+}
+
+#[tokio::test]
+async fn an_interrupted_run_reports_what_it_saw() {
+    const ANSWER: &str =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut command = Command::new(BIN);
+    command
+        .args(["bench", &url, "--model", "m", "-c", "1", "--warmup", "0s", "--json", "run.json"]);
+    let process = Tidegate::spawn_command(command.current_dir(dir.path())).unwrap();
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut request = [0; 4096];
+    // Some are answered, and one is in flight when the signal comes.
+    for number in 0..10 {
+        assert!(socket.read(&mut request).await.unwrap() > 0);
+        if number == 9 {
+            process.terminate().unwrap();
+            process.line(Pipe::Stderr, "stopping").await;
+        }
+        socket.write_all(ANSWER.as_bytes()).await.unwrap();
+    }
+    let ended = process.wait(Duration::from_secs(30)).await;
+    assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);
+    assert!(ended.stdout.contains("stopped before its time"), "{}", ended.stdout);
+    let report = read(&dir.path().join("run.json"));
+    assert_eq!((&report["requests"]["ok"], &report["ended_early"]), (&10.into(), &true.into()));
 }

@@ -4,5 +4,9 @@
 mod batch;
 mod bench;
 mod cli;
+mod idempotency;
+mod keys;
+mod oauth;
 mod serve;
+mod usage;
 mod web;

@@ -7,6 +7,7 @@ mod cancel;
 mod compressed_requests;
 mod compression;
 mod connections;
+mod credential;
 mod held;
 mod http2;
 mod local;

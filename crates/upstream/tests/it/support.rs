@@ -221,6 +221,8 @@ pub(crate) fn call(operation: Operation, stream: bool) -> Call {
         payload: Payload::new(Bytes::from_static(body), 9..13),
         stream,
         tokens: TokenEstimate::default(),
+        max_output: None,
+        choices: 1,
         tenant: Arc::new(Tenant::local()),
         priority: Priority::Default,
         deadline: Instant::now() + Duration::from_secs(3600),

@@ -7,7 +7,9 @@ use super::{
 };
 use futures_util::StreamExt;
 use std::{sync::Arc, time::Duration};
-use tidegate_core::{Body, Call, Limits, Patience, Priority, Scope, Tenant, TokenEstimate};
+use tidegate_core::{
+    Body, Budgets, Call, Limits, Money, Patience, Priority, Scope, Tenant, TokenEstimate,
+};
 use tidegate_engine::Engine;
 use tidegate_testkit::script::{call, streaming, within};
 use tokio::time::{sleep, timeout};
@@ -74,18 +76,28 @@ fn tenants(dice: &mut Dice) -> Vec<Arc<Tenant>> {
     let free = Tenant::local();
     let scope = Scope::Models(vec!["chat".into(), "tiny".into()]);
     let mut all = vec![
-        Tenant { id: "named".into(), ..free.clone() },
-        Tenant { id: "scoped".into(), scope, ..free.clone() },
+        Tenant { id: "named".into(), team: Some("crew".into()), ..free.clone() },
+        Tenant { id: "scoped".into(), team: Some("crew".into()), scope, ..free.clone() },
         Tenant { id: "by-default".into(), limits: None, ..free.clone() },
         free.clone(),
         free.clone(),
         free.clone(),
     ];
+    if dice.chance(0.3) {
+        let budgets = budgets(dice);
+        all.push(Tenant { id: "frugal".into(), budgets, ..free.clone() });
+    }
     if dice.chance(0.5) {
         all.push(Tenant { id: "limited".into(), limits: Some(limits(dice)), ..free.clone() });
         all.push(Tenant { id: "lonely".into(), limits: Some(lonely()), ..free });
     }
     all.into_iter().map(Arc::new).collect()
+}
+
+/// Enough for a few calls, which cost some cents each.
+fn budgets(dice: &mut Dice) -> Budgets {
+    let day = Money::from_pico(u64::from(dice.number(1..60)) * 10_000_000_000);
+    Budgets { day: Some(day), hard: dice.chance(0.5), ..Budgets::default() }
 }
 
 fn lonely() -> Limits {

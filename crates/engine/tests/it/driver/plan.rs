@@ -6,13 +6,18 @@ use super::{
 };
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use tidegate_core::{Call, Limits, Tenant};
-use tidegate_engine::{Limiters, Mirror, Model, Target};
+use tidegate_engine::{
+    Limiters, Mirror, Model, Target,
+    limits::{self, Rule},
+};
 use tidegate_policy::{
     balance, breaker,
     canary::{self, Header, Match},
     concurrency, hedge,
     load::{self, Refuse},
-    memory, pacer, queue, retry, retry_budget,
+    memory, pacer, queue,
+    rate_limit::Algorithm,
+    retry, retry_budget,
     timeout::{self, Estimator, FirstToken},
 };
 
@@ -21,7 +26,7 @@ pub(super) struct Plan {
     pub(super) upstreams: Vec<Upstream>,
     pub(super) models: BTreeMap<Arc<str>, Model>,
     pub(super) any_model: Option<Arc<str>>,
-    pub(super) default_limits: Limits,
+    pub(super) limits: limits::Options,
     pub(super) max_in_flight: usize,
     pub(super) memory: memory::Options,
     pub(super) retry: retry::Options,
@@ -61,13 +66,13 @@ pub(super) fn plan(seed: u64) -> Plan {
     let models = models(dice, names);
     // Where nothing is short, calls come as far as they can; elsewhere many end at the door.
     let is_roomy = dice.chance(if models["chat"].hedge.enabled { 0.7 } else { 0.3 });
-    let default_limits = if dice.chance(0.2) { limits(dice) } else { Limits::default() };
+    let limits = all_limits(dice, names);
     let calls = super::calls::calls(dice, models["chat"].hedge.enabled);
     let mut plan = Plan {
         upstreams: names.iter().map(|name| upstream(dice, name, is_roomy)).collect(),
         models,
         any_model: dice.chance(0.15).then(|| NAMES[0].into()),
-        default_limits,
+        limits,
         max_in_flight: 1000,
         memory: memory::Options::default(),
         retry: retry(dice),
@@ -120,6 +125,7 @@ fn models(dice: &mut Dice, names: &[&'static str]) -> BTreeMap<Arc<str>, Model> 
         model.mirror = dice.chance(0.2).then(|| Mirror {
             upstream: dice.one(names).into(),
             model: dice.one(&["copy", "m"]).into(),
+            price: None,
             options: canary::Mirror { share: dice.one(&[0.3, 1.0]) },
         });
     }
@@ -135,7 +141,7 @@ fn model(dice: &mut Dice, names: &[&'static str], targets: u32) -> Model {
         let (upstream, model) = pairs.swap_remove(dice.number(0..pairs.len() as u32) as usize);
         let weight = dice.one(&[0, 1, 1, 1, 1, 2, 5]);
         let (upstream, model) = (upstream.into(), model.into());
-        targets.push(Target { upstream, model, weight, matches: None });
+        targets.push(Target { upstream, model, price: None, weight, matches: None });
     }
     if targets.iter().all(|target| target.weight == 0) {
         targets[0].weight = 1;
@@ -238,6 +244,45 @@ fn ladder(dice: &mut Dice) -> load::Options {
     options
 }
 
+/// Limits of callers without their own, of a team, of models and upstreams.
+fn all_limits(dice: &mut Dice, names: &[&'static str]) -> limits::Options {
+    let none = Limits::default();
+    let default = if dice.chance(0.2) { limits(dice) } else { none };
+    let mut all = limits::Options { default: rule(dice, default), ..Default::default() };
+    if dice.chance(0.15) {
+        let few = limits(dice);
+        all.teams.insert("crew".into(), rule(dice, few));
+    }
+    if dice.chance(0.1) {
+        let many = roomy(dice);
+        all.models.insert("chat".into(), rule(dice, many));
+    }
+    if dice.chance(0.2) {
+        let (name, many) = (dice.one(names), roomy(dice));
+        all.upstreams.insert(name.into(), rule(dice, many));
+    }
+    all
+}
+
+fn rule(dice: &mut Dice, limits: Limits) -> Rule {
+    use Algorithm::{FixedWindow, LeakyBucket, SlidingWindow, TokenBucket};
+    Rule {
+        limits,
+        algorithm: dice.one(&[TokenBucket, TokenBucket, LeakyBucket, FixedWindow, SlidingWindow]),
+        burst: dice.one(&[60, 60, 10]).pipe(Duration::from_secs),
+    }
+}
+
+/// Limits that many calls reach, and none alone.
+fn roomy(dice: &mut Dice) -> Limits {
+    Limits {
+        requests_per_minute: dice.chance(0.5).then(|| dice.number(6..30)),
+        tokens_per_minute: dice.chance(0.4).then(|| u64::from(dice.number(900..3_000))),
+        concurrency: dice.chance(0.6).then(|| dice.number(1..6)),
+        ..Limits::default()
+    }
+}
+
 /// Limits that a few calls reach.
 pub(super) fn limits(dice: &mut Dice) -> Limits {
     Limits {
@@ -270,9 +315,27 @@ impl Plan {
         self.models.get(&call.model).is_none_or(|model| !open_to(model, call).is_empty())
     }
 
+    /// The rules that hold for `call` where it is let in.
+    pub(super) fn rules(&self, call: &Call) -> Vec<Rule> {
+        let own = Rule { limits: self.limits(&call.tenant), ..self.limits.default };
+        let team = call.tenant.team.as_ref().and_then(|team| self.limits.teams.get(team));
+        let model = self.limits.models.get(&call.model);
+        [Some(&own), team, model].into_iter().flatten().copied().collect()
+    }
+
+    /// The most tokens that ever pass there at once.
+    pub(super) fn most_tokens(&self, call: &Call) -> u64 {
+        let most = self.rules(call).into_iter().filter_map(|rule| {
+            let limit = rule.limits.tokens_per_minute?;
+            let is_bucket = rule.algorithm == Algorithm::TokenBucket;
+            Some(if is_bucket { limit * rule.burst.as_secs() / 60 } else { limit })
+        });
+        most.min().unwrap_or(u64::MAX)
+    }
+
     /// The limits that hold for `tenant`.
     pub(super) fn limits(&self, tenant: &Tenant) -> Limits {
-        tenant.limits.unwrap_or(self.default_limits)
+        tenant.limits.unwrap_or(self.limits.default.limits)
     }
 }
 
@@ -285,13 +348,13 @@ impl fmt::Display for Plan {
         for (name, model) in &self.models {
             let Model { targets, timeouts, balance, hedge, fallback, mirror } = model;
             writeln!(f, "{name}: {balance:?}, falls back to {fallback:?}")?;
-            for Target { upstream, model, weight, matches } in targets {
+            for Target { upstream, model, weight, matches, .. } in targets {
                 writeln!(f, "    {weight} x {upstream}/{model} {matches:?}")?;
             }
             writeln!(f, "    {timeouts:?}\n    {hedge:?}\n    {mirror:?}")?;
         }
-        let Self { any_model, default_limits, max_in_flight, memory, .. } = self;
-        writeln!(f, "any other model: {any_model:?}; {default_limits:?}; {max_in_flight} calls")?;
+        let Self { any_model, limits, max_in_flight, memory, .. } = self;
+        writeln!(f, "any other model: {any_model:?}; {limits:?}; {max_in_flight} calls")?;
         writeln!(f, "{memory:?}\n{:?}\n{:?}\n{:?}", self.retry, self.limiters, self.load)
     }
 }

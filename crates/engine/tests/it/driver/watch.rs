@@ -4,7 +4,7 @@
 //! Every event goes by the invariants (`rules`) at its moment, when the gauges still show what
 //! was held. What breaks one is written into the events, where it happened.
 
-use super::{plan::Plan, rules::Gauges};
+use super::{books::Books, plan::Plan, rules::Gauges};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 /// Sees all there is to see of one scenario.
 pub(super) struct Watch {
     pub(super) plan: Plan,
+    pub(super) books: Arc<Books>,
     start: Instant,
     engine: OnceLock<Weak<Engine>>,
     seen: Mutex<Seen>,
@@ -76,6 +77,13 @@ pub(super) struct Tried {
     pub(super) ended_at: Option<Duration>,
 }
 
+/// What leaves.
+#[derive(Debug)]
+enum What {
+    Send,
+    Copy,
+}
+
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum How {
@@ -110,6 +118,7 @@ impl Watch {
         let calls = plan.calls.iter().map(|_| Called::default()).collect();
         Arc::new(Self {
             plan,
+            books: Arc::default(),
             start: Instant::now(),
             engine: OnceLock::new(),
             seen: Mutex::new(Seen { calls, ..Seen::default() }),
@@ -180,6 +189,12 @@ impl Watch {
         seen.is_over = true;
     }
 
+    /// Everything that was sent is in the books, once.
+    pub(super) fn books_add_up(&self) {
+        let entries = self.books.take();
+        self.look().at_books(&self.plan, &entries);
+    }
+
     /// Writes down `what` as wrong unless `holds`.
     pub(super) fn must(&self, holds: bool, what: impl fmt::Display) {
         self.look().must(holds, || what.to_string());
@@ -232,9 +247,7 @@ impl Watch {
             ended_at: None,
         };
         seen.tried.push(tried);
-        let word = if is_copy { "copy" } else { "send" };
-        let name = seen.name(index);
-        seen.say(format_args!("{word} {name}"));
+        seen.say_of(index, if is_copy { What::Copy } else { What::Send });
         seen.at_send(&self.plan, index, attempt, &gauges);
         Some(Live { watch: self.clone(), index })
     }
@@ -243,6 +256,13 @@ impl Watch {
 impl Seen {
     pub(super) fn say(&mut self, what: fmt::Arguments<'_>) {
         self.events.push((self.now, what.to_string()));
+    }
+
+    /// Says what an attempt does: `Send a/m #1 of 7`.
+    fn say_of(&mut self, index: usize, what: impl fmt::Debug) {
+        let Tried { call, upstream, model, number, .. } = &self.tried[index];
+        let line = format!("{what:?} {upstream}/{model} #{number} of {call}");
+        self.say(format_args!("{line}"));
     }
 
     pub(super) fn count(&mut self, what: impl Into<String>) {
@@ -255,12 +275,6 @@ impl Seen {
             let what = what();
             self.say(format_args!("!!! {what}"));
         }
-    }
-
-    /// `a/m #1 of 7`
-    pub(super) fn name(&self, index: usize) -> String {
-        let Tried { call, upstream, model, number, .. } = &self.tried[index];
-        format!("{upstream}/{model} #{number} of {call}")
     }
 
     fn number(&self, id: &str) -> Option<usize> {
@@ -318,8 +332,7 @@ impl Live {
         if seen.tried[self.index].ended.is_none() {
             seen.tried[self.index].ended = Some(how);
             seen.tried[self.index].ended_at = Some(seen.now);
-            let name = seen.name(self.index);
-            seen.say(format_args!("{how:?} {name}"));
+            seen.say_of(self.index, how);
             seen.at_attempts_end(&self.watch.plan, self.index, how);
         }
     }

@@ -7,7 +7,7 @@ use crate::driver::{
 };
 use std::time::Duration;
 use tidegate_core::{BreakerState, Error, Kind, Origin, Priority, Reply, Retry, UpstreamState};
-use tidegate_engine::{Outcome, Record};
+use tidegate_engine::{Outcome, Record, limits::Rule};
 use tidegate_policy::retry_budget::WINDOW;
 
 /// A slot that is free for this long is anybody's: they are handed out one after the other, but
@@ -151,10 +151,9 @@ impl Seen {
         let by_upstream = error.origin() == Origin::Upstream;
         self.must(sent > 0 || !by_upstream, || "no upstream was asked".into());
         let call = &plan.calls[number].call;
-        let too_large = || {
-            let most = plan.limits(&call.tenant).tokens_per_minute;
-            most.is_some_and(|most| call.tokens.total() > most)
-        };
+        // A prompt has no more tokens than bytes, whatever was learned of its upstream.
+        let tokens = call.tokens.input.max(call.payload.len() as u64) + call.tokens.output;
+        let too_large = || tokens > plan.most_tokens(call);
         let named = error.retry_after().is_some_and(|wait| !wait.is_zero());
         let names_wait = match error.kind() {
             Kind::RateLimited => named || too_large(),
@@ -211,6 +210,7 @@ impl Seen {
         self.must(unsettled == 0, || format!("{unsettled} calls were never settled"));
         let Some(Gauges { held, gates }) = gauges else { return };
         self.must((held.slots, held.bytes, held.tenant_slots) == (0, 0, 0), || format!("{held:?}"));
+        self.must((held.limit_slots, held.limit_tokens) == (0, 0), || format!("{held:?}"));
         for gate in gates {
             let place = (&*gate.upstream, &*gate.model);
             let live = self.live_at(place);
@@ -220,9 +220,40 @@ impl Seen {
             });
             self.at_budget(plan, place);
         }
+        self.at_rates(plan);
         let hedges = self.tally.get("hedge").copied().unwrap_or_default();
         let most = (plan.calls.len() as f64 * 0.05).ceil();
         self.must(hedges as f64 <= most, || format!("{hedges} hedges, {most} were earned"));
+    }
+
+    /// No more calls were sent, and no more attempts, than limits of requests let pass.
+    fn at_rates(&mut self, plan: &Plan) {
+        let call = |n: &usize| &plan.calls[*n].call;
+        let sent: Vec<_> = (0..self.calls.len()).filter(|n| self.calls[*n].sent > 0).collect();
+        let limited = |rule: &Rule| rule.limits.requests_per_minute;
+        let mut passed = Vec::new();
+        for tenant in plan.calls.iter().map(|planned| &planned.call.tenant) {
+            let its = sent.iter().filter(|n| call(n).tenant.id == tenant.id).count();
+            passed.push((&tenant.id, plan.limits(tenant).requests_per_minute, its));
+        }
+        for (name, rule) in &plan.limits.teams {
+            let its = sent.iter().filter(|n| call(n).tenant.team.as_ref() == Some(name)).count();
+            passed.push((name, limited(rule), its));
+        }
+        for (name, rule) in &plan.limits.models {
+            let its = sent.iter().filter(|n| call(n).model == *name).count();
+            passed.push((name, limited(rule), its));
+        }
+        for (name, rule) in &plan.limits.upstreams {
+            let its =
+                self.tried.iter().filter(|tried| tried.upstream == *name && !tried.is_copy).count();
+            passed.push((name, limited(rule), its));
+        }
+        for (name, rate, passed) in passed {
+            let Some(rate) = rate else { continue };
+            let most = f64::from(rate) * (1.0 + self.now.as_secs_f64() / 60.0);
+            self.must(passed as f64 <= most, || format!("{passed} of {name}, {most} may be"));
+        }
     }
 
     /// What one upstream got beyond first attempts is within its retry budget, whose window is

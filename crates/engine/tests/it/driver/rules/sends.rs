@@ -6,6 +6,7 @@ use crate::driver::{
     watch::{How, Seen, Tried},
 };
 use tidegate_core::{Attempt, Class, Kind, Patience};
+use tidegate_engine::limits;
 use tidegate_policy::concurrency;
 
 /// Copies of one model's calls under way at once.
@@ -128,10 +129,33 @@ impl Seen {
         self.must(of_tenant <= most, || {
             format!("{of_tenant} calls of {}, {most} may be", tenant.id)
         });
+        self.at_shared_limits(plan, number);
         // Batch rows are bounded by their job and take what they need.
         let counted = self.inside().filter(|n| call(*n).patience == Patience::Counted);
         let bytes: usize = counted.map(|n| call(n).payload.len()).sum();
         let budget = plan.memory.budget;
         self.must(bytes <= budget, || format!("{bytes} bytes are held of {budget}"));
+    }
+
+    /// No more calls of a team or to a model, and attempts at an upstream, are out than may be.
+    fn at_shared_limits(&mut self, plan: &Plan, number: usize) {
+        let call = |n: usize| &plan.calls[n].call;
+        let limits::Options { teams, models, upstreams, .. } = &plan.limits;
+        let team = call(number).tenant.team.as_ref();
+        let of_team = self.inside().filter(|n| call(*n).tenant.team.as_ref() == team).count();
+        let of_model = self.inside().filter(|n| call(*n).model == call(number).model).count();
+        let upstream = self.tried.last().map(|tried| tried.upstream.clone()).unwrap_or_default();
+        // A copy takes nothing of limits.
+        let here =
+            |tried: &&Tried| tried.upstream == upstream && tried.ended.is_none() && !tried.is_copy;
+        let there = self.tried.iter().filter(here).count();
+        for (rule, out) in [
+            (team.and_then(|team| teams.get(team)), of_team),
+            (models.get(&call(number).model), of_model),
+            (upstreams.get(&upstream), there),
+        ] {
+            let Some(most) = rule.and_then(|rule| rule.limits.concurrency) else { continue };
+            self.must(out <= most as usize, || format!("{out} are out of {rule:?}"));
+        }
     }
 }

@@ -1,0 +1,51 @@
+//! BATTERY's hostile tokens: none is taken.
+
+use crate::gate::{Gate, URL};
+use tidegate_auth::Options;
+use tidegate_core::{Kind, Store as _};
+use tidegate_testkit::forge::Forge;
+
+#[tokio::test]
+async fn no_hostile_token_is_taken() {
+    let gate = Gate::open(&Options::default()).await;
+    let forge = Forge::of(gate.dir.path(), URL, &gate.client.0);
+    // Otherwise a mistake of the forger would hide every hole.
+    let good = forge.good();
+    assert_eq!(*gate.holder(&good).await.unwrap().id, gate.client.0);
+    let table = forge.hostile();
+    assert!(table.len() >= 60, "{}", table.len());
+    for row in &table {
+        // Twice: nothing that was refused is remembered as good.
+        for _ in 0..2 {
+            let Err(error) = gate.holder(&row.token).await else { panic!("taken: {}", row.name) };
+            let kind = if row.expired { Kind::TokenExpired } else { Kind::Unauthenticated };
+            assert_eq!(error.kind(), kind, "{}: {error}", row.name);
+        }
+    }
+    assert!(gate.holder(&good).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_token_of_a_revoked_client_is_refused_at_once() {
+    let gate = Gate::open(&Options::default()).await;
+    let (known, fresh) = (gate.token(None), gate.token(None));
+    assert!(gate.holder(&known).await.is_ok());
+    assert!(gate.store.revoke_key(&gate.client.0).await.unwrap());
+    for token in [known, fresh] {
+        let error = gate.holder(&token).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unauthenticated, "{error}");
+        assert!(error.message().contains("revoked"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_no_token_and_a_token_no_key() {
+    let gate = Gate::open(&Options::default()).await;
+    assert!(gate.holder(&gate.client.1).await.is_err());
+    assert!(!tidegate_core::is_token(&gate.client.1));
+    let token = gate.token(None);
+    assert!(tidegate_core::is_token(&token));
+    use tidegate_core::Tokens as _;
+    assert!(gate.authority.client(&gate.client.0, &token).is_none(), "a token buys no token");
+    assert!(gate.authority.client("nobody000000", &gate.client.1).is_none());
+}

@@ -1,0 +1,250 @@
+//! The account of one attempt: opened with its permit, closed exactly once, however it ends.
+//!
+//! # Why
+//!
+//! In the field's gateways an aborted stream is free, or billed twice; a hedge's loser and a
+//! cancelled call are nobody's. Here an [`Account`] is opened beside the gate's permit and rides
+//! on the body like that; its `Drop` is the only place where an attempt's tokens become money, a
+//! budget is settled and the ledger is written.
+//!
+//! # What counts
+//!
+//! | the attempt | tokens |
+//! |---|---|
+//! | was answered, and the upstream said its usage | as told |
+//! | was answered whole, and it did not | as estimated |
+//! | streamed, to its end or not | as told so far; else the prompt's estimate and the chunks that passed |
+//! | was cancelled before its first token | the prompt's estimate: the upstream has read it |
+//! | failed or was refused before its first token | none |
+
+use crate::{
+    attempt::now,
+    budgets::{Earlier, Purse, Reserved},
+    route::Target,
+};
+use parking_lot::Mutex;
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+use tidegate_core::{
+    Call, Cause, Class, Entry, Error, Ledger, Meter, Money, Operation, Price, Reply, Result,
+    Tenant, TokenEstimate, Usage,
+};
+
+/// Where the engine keeps account.
+pub(crate) struct Books {
+    ledger: Option<Arc<dyn Ledger>>,
+    purse: Arc<Purse>,
+}
+
+/// What the accounts of one call's attempts share.
+pub(crate) struct Page {
+    books: Arc<Books>,
+    call: Arc<str>,
+    tenant: Arc<Tenant>,
+    operation: Operation,
+    model: Arc<str>,
+    /// What its tokens come to where nobody tells: no more than it has bytes, and may have.
+    estimate: TokenEstimate,
+    most_output: u64,
+    sum: Mutex<Sum>,
+}
+
+/// What a call has cost so far.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    /// `None` until an attempt had a price.
+    cost: Option<Money>,
+    /// An attempt used tokens whose price nobody knows.
+    unpriced: bool,
+}
+
+/// One attempt's account.
+#[must_use]
+pub(crate) struct Account {
+    page: Arc<Page>,
+    attempt: u32,
+    cause: Cause,
+    /// When it left; `None` for one that was dropped before, which is no attempt.
+    left: Option<(SystemTime, Instant)>,
+    upstream: Arc<str>,
+    upstream_model: Arc<str>,
+    price: Option<Price>,
+    reserved: Reserved,
+    failure: Option<Class>,
+    usage: Usage,
+    told: bool,
+    /// What passes of a stream.
+    meter: Option<Arc<Meter>>,
+}
+
+impl Books {
+    pub(crate) fn new(ledger: Option<Arc<dyn Ledger>>, purse: Purse) -> Self {
+        Self { ledger, purse: Arc::new(purse) }
+    }
+
+    /// Opens the page of `call`.
+    pub(crate) fn open(self: &Arc<Self>, call: &Call) -> Arc<Page> {
+        let most_output = call.most_output(u64::MAX);
+        Arc::new(Page {
+            books: self.clone(),
+            call: call.id.clone(),
+            tenant: call.tenant.clone(),
+            operation: call.operation,
+            model: call.model.clone(),
+            estimate: TokenEstimate {
+                input: call.tokens.input.min(call.payload.len() as u64),
+                output: call.tokens.output.min(most_output),
+            },
+            most_output,
+            sum: Mutex::default(),
+        })
+    }
+
+    /// Adds what was spent of budgets before.
+    pub(crate) fn resume(&self, earlier: Vec<Earlier>) {
+        self.purse.resume(earlier);
+    }
+
+    /// What all attempts in flight hold of budgets.
+    pub(crate) fn reserved(&self) -> Money {
+        self.purse.reserved()
+    }
+}
+
+impl Page {
+    /// Takes what an attempt at `target` can cost out of the budgets that pay for it.
+    ///
+    /// # Errors
+    ///
+    /// [`tidegate_core::Kind::BudgetExceeded`] when one has no room.
+    pub(crate) fn reserve(&self, call: &Call, target: &Target) -> Result<Reserved> {
+        self.books.purse.reserve(call, target.price)
+    }
+
+    /// What all attempts that have ended cost together; `None` when a price is not known.
+    pub(crate) fn cost(&self) -> Option<Money> {
+        let sum = *self.sum.lock();
+        sum.cost.filter(|_| !sum.unpriced)
+    }
+}
+
+impl Account {
+    /// Opens the account of attempt number `attempt`, which is about to be sent to `target`.
+    pub(crate) fn open(
+        page: Arc<Page>,
+        target: &Target,
+        attempt: u32,
+        cause: Cause,
+        reserved: Reserved,
+    ) -> Self {
+        let usage = Usage { input: page.estimate.input, ..Usage::default() };
+        Self {
+            attempt,
+            cause,
+            left: None,
+            upstream: target.upstream.clone(),
+            upstream_model: target.model.clone(),
+            price: target.price,
+            reserved,
+            // Whoever drops it without another word has left.
+            failure: Some(Class::Cancelled),
+            usage,
+            told: false,
+            meter: None,
+            page,
+        }
+    }
+
+    /// Which attempt of its call this is.
+    pub(crate) const fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The attempt leaves.
+    pub(crate) fn leaves(&mut self) {
+        self.left = Some((SystemTime::now(), now()));
+    }
+
+    /// The attempt failed before it said a word: nothing is paid for.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        self.failure = Some(error.class());
+        self.usage = Usage::default();
+    }
+
+    /// The answer is whole, or its stream has begun.
+    pub(crate) fn answered(&mut self, reply: &Reply) {
+        if reply.body.as_whole().is_some() {
+            self.told = reply.usage.is_some();
+            self.usage = reply.usage.unwrap_or_else(|| self.estimated());
+            self.failure = None;
+        } else {
+            self.meter = reply.meter.clone();
+        }
+    }
+
+    /// The stream came to its end.
+    pub(crate) fn ended(&mut self) {
+        if self.failure != Some(Class::Cancelled) {
+            // It broke off before, and whoever reads on finds nothing more.
+            return;
+        }
+        self.failure = None;
+        if self.meter.is_none() {
+            self.usage = self.estimated();
+        }
+    }
+
+    /// The stream broke off.
+    pub(crate) const fn broke(&mut self, error: &Error) {
+        self.failure = Some(error.class());
+    }
+
+    fn estimated(&self) -> Usage {
+        let TokenEstimate { input, output } = self.page.estimate;
+        Usage { input, output, ..Usage::default() }
+    }
+
+    /// Reads what passed of a stream.
+    fn read_meter(&mut self) {
+        let Some(meter) = self.meter.take() else { return };
+        match meter.usage() {
+            Some(usage) => (self.usage, self.told) = (usage, true),
+            None => self.usage.output = meter.chunks().min(self.page.most_output),
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let Some((at, sent)) = self.left else { return };
+        self.read_meter();
+        let cost = self.price.map(|price| price.of(self.usage));
+        self.reserved.settle(cost.unwrap_or_default());
+        let mut sum = self.page.sum.lock();
+        match cost {
+            Some(cost) => sum.cost = Some(sum.cost.unwrap_or_default().plus(cost)),
+            None => sum.unpriced |= self.usage != Usage::default(),
+        }
+        drop(sum);
+        let Some(ledger) = &self.page.books.ledger else { return };
+        ledger.write(Entry {
+            call: self.page.call.clone(),
+            attempt: self.attempt,
+            cause: self.cause,
+            at,
+            took: now().saturating_duration_since(sent),
+            caller: self.page.tenant.id.clone(),
+            team: self.page.tenant.team.clone(),
+            operation: self.page.operation,
+            model: self.page.model.clone(),
+            upstream: self.upstream.clone(),
+            upstream_model: self.upstream_model.clone(),
+            failure: self.failure,
+            usage: self.usage,
+            told: self.told,
+            cost,
+        });
+    }
+}

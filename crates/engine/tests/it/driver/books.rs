@@ -1,0 +1,91 @@
+//! The books: every attempt that an upstream saw is in the ledger once, and says how it ended.
+
+use super::{
+    plan::Plan,
+    watch::{How, Seen, Tried},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tidegate_core::{
+    BoxFuture, Cause, Class, Entry, Error, Ledger, Money, Origin, Price, Result, Usage, UsageQuery,
+    UsageRow,
+};
+
+/// A ledger that remembers.
+#[derive(Default)]
+pub(super) struct Books(Mutex<Vec<Entry>>);
+
+impl Books {
+    pub(super) fn take(&self) -> Vec<Entry> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+impl Ledger for Books {
+    fn write(&self, entry: Entry) {
+        self.0.lock().push(entry);
+    }
+    fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn usage<'a>(&'a self, _: &'a UsageQuery) -> BoxFuture<'a, Result<Vec<UsageRow>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+/// What every model of the plan costs: a tenth of a cent per token.
+pub(super) fn prices(plan: &Plan) -> BTreeMap<Arc<str>, Price> {
+    let token = Money::from_pico(1_000_000_000);
+    let price = Price { input: token, cached_input: token, output: token };
+    let targets = plan.models.values().flat_map(|model| &model.targets);
+    let mirrors = plan.models.values().filter_map(|model| model.mirror.as_ref());
+    let named = targets.map(|target| &target.model).chain(mirrors.map(|mirror| &mirror.model));
+    named.map(|name| (name.clone(), price)).collect()
+}
+
+impl Seen {
+    /// As many entries as attempts, each of its own; hard budgets were kept.
+    pub(super) fn at_books(&mut self, plan: &Plan, entries: &[Entry]) {
+        let key = |tried: &Tried| (tried.call, tried.number, tried.is_copy);
+        let mut left: BTreeSet<_> = self.tried.iter().map(key).collect();
+        for entry in entries {
+            let Ok(call) = entry.call.parse::<usize>() else { continue };
+            let its = (call, entry.attempt, entry.cause == Cause::Mirror);
+            self.must(left.remove(&its), || {
+                format!("{its:?} is in the books twice, or was not sent")
+            });
+            let tried = self.tried.iter().find(|tried| key(tried) == its);
+            let Some(ended) = tried.and_then(|tried| tried.ended) else { continue };
+            let tells = tells(ended, entry);
+            self.must(tells, || format!("{ended:?} is in the books as {entry:?}"));
+            self.count(format!("booked {}", entry.cause.name()));
+        }
+        self.must(left.is_empty(), || format!("not in the books: {left:?}"));
+        for tenant in plan.calls.iter().map(|planned| &planned.call.tenant) {
+            let Some(limit) = tenant.budgets.day.filter(|_| tenant.budgets.hard) else { continue };
+            let its = |entry: &&Entry| entry.caller == tenant.id && entry.cause != Cause::Mirror;
+            let spent: Money = entries.iter().filter(its).filter_map(|entry| entry.cost).sum();
+            self.must(spent <= limit, || format!("{spent} were spent of {limit}"));
+        }
+    }
+}
+
+/// Whether `entry` tells of an attempt that ended like this.
+fn tells(ended: How, entry: &Entry) -> bool {
+    let class = |kind| Some(Error::new(kind, Origin::Upstream, "").class());
+    let nothing = entry.usage == Usage::default();
+    match ended {
+        How::Answered => entry.failure.is_none() && entry.told,
+        How::Failed(kind) => entry.failure == class(kind) && nothing,
+        How::Broken(kind) => entry.failure == class(kind) && !nothing,
+        // By its caller, or by a clock of ours.
+        How::Dropped => match entry.failure {
+            Some(Class::Cancelled) => entry.usage.input > 0,
+            Some(Class::Timeout) => true,
+            _ => false,
+        },
+    }
+}

@@ -1,0 +1,165 @@
+//! The first thread: from memory into the journal, every ten milliseconds.
+//!
+//! Writing a file hands the bytes to the system, which keeps them when this process is killed.
+//! Bringing them to the disk itself takes long, and is done only when the database has not taken
+//! them for a second: it syncs what it commits.
+
+use super::{
+    journal::Segment,
+    record,
+    shared::{Shared, State},
+};
+use parking_lot::MutexGuard;
+use std::{
+    io, mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tidegate_core::Entry;
+
+/// How long entries are gathered before they are written together.
+const GATHER: Duration = Duration::from_millis(10);
+/// Longest time an entry that no database has is not on the disk itself.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// How long after it could not be written the journal is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs until the ledger stops and everything is written.
+pub(super) fn run(shared: &Arc<Shared>) {
+    let mut journaling = Journaling::new(shared);
+    while journaling.step() {}
+    let mut state = shared.state.lock();
+    state.journal_done = true;
+    shared.journaled.notify_one();
+}
+
+struct Journaling<'a> {
+    shared: &'a Shared,
+    /// Number of the next file.
+    number: u64,
+    batch: Vec<(u64, Entry)>,
+    bytes: Vec<u8>,
+    /// When the oldest of what was not synced was written.
+    unsynced_since: Option<Instant>,
+}
+
+impl<'a> Journaling<'a> {
+    const fn new(shared: &'a Shared) -> Self {
+        Self { shared, number: 0, batch: Vec::new(), bytes: Vec::new(), unsynced_since: None }
+    }
+
+    /// Waits for entries and writes them; `false` at the end.
+    fn step(&mut self) -> bool {
+        let stopping = self.gather();
+        let written = self.append();
+        let told = &mut self.shared.state.lock();
+        if let Err(cause) = &written {
+            if !told.journal_fails {
+                let dir = self.shared.dir.display();
+                tracing::error!(
+                    "the ledger's journal in {dir} cannot be written ({cause}): entries wait in \
+                     memory until it can, and go to the database from there"
+                );
+            }
+            // In front of those that came meanwhile.
+            self.batch.append(&mut told.waiting);
+            mem::swap(&mut self.batch, &mut told.waiting);
+        } else if told.journal_fails {
+            tracing::warn!("the ledger's journal can be written again");
+        }
+        told.journal_fails = written.is_err();
+        self.shared.journaled.notify_one();
+        if stopping {
+            return false;
+        }
+        if written.is_err() {
+            let shared = self.shared;
+            shared.arrived.wait_while_for(told, |state| !state.stopping, TRY_AGAIN);
+        }
+        true
+    }
+
+    /// Takes what came in; whether the end has come.
+    fn gather(&mut self) -> bool {
+        let shared = self.shared;
+        let mut state = shared.state.lock();
+        while state.waiting.is_empty() && !state.stopping {
+            state.journal_sleeps = true;
+            match self.unsynced_since {
+                None => shared.arrived.wait(&mut state),
+                Some(since) => {
+                    shared.arrived.wait_until(&mut state, since + SYNC_EVERY);
+                    self.sync_if_due(&mut state);
+                }
+            }
+            state.journal_sleeps = false;
+        }
+        shared.arrived.wait_while_for(&mut state, |state| !state.stopping, GATHER);
+        self.batch.clear();
+        mem::swap(&mut self.batch, &mut state.waiting);
+        state.stopping
+    }
+
+    /// Writes the batch and, when it is time, brings it to the disk.
+    fn append(&mut self) -> io::Result<()> {
+        let shared = self.shared;
+        if !self.batch.is_empty() {
+            self.bytes.clear();
+            for (sequence, entry) in &self.batch {
+                record::encode(*sequence, entry, &mut self.bytes);
+            }
+            let segment = self.segment()?;
+            segment.write(&self.bytes)?;
+            let mut state = shared.state.lock();
+            let current = state.segments.back_mut().expect("what is not sealed is not taken away");
+            current.len += self.bytes.len() as u64;
+            self.unsynced_since.get_or_insert_with(Instant::now);
+            self.batch.clear();
+        }
+        let mut state = shared.state.lock();
+        self.sync_if_due(&mut state);
+        Ok(())
+    }
+
+    /// The file the batch goes into.
+    fn segment(&mut self) -> io::Result<Segment> {
+        let shared = self.shared;
+        {
+            let mut state = shared.state.lock();
+            match state.segments.back_mut() {
+                Some(current) if !current.sealed && !current.is_full() => {
+                    return Ok(current.clone());
+                }
+                Some(full) => full.sealed = true,
+                None => {}
+            }
+        }
+        let made = Segment::create(&shared.dir, shared.writer, self.number)?;
+        self.number += 1;
+        shared.state.lock().segments.push_back(made.clone());
+        Ok(made)
+    }
+
+    /// Syncs what has lain unstored for too long, and at the end. The lock is not held meanwhile.
+    fn sync_if_due(&mut self, state: &mut MutexGuard<'_, State>) {
+        let due = |since: Instant| state.stopping || since.elapsed() >= SYNC_EVERY;
+        if !self.unsynced_since.is_some_and(due) {
+            return;
+        }
+        self.unsynced_since = None;
+        let unstored: Vec<Segment> =
+            state.segments.iter().filter(|segment| segment.left() > 0).cloned().collect();
+        if unstored.is_empty() {
+            return;
+        }
+        MutexGuard::unlocked(state, || {
+            // The last two at most: a file is as long as a second's entries.
+            for segment in unstored.iter().rev().take(2) {
+                if let Err(cause) = segment.sync() {
+                    let path = segment.path.display();
+                    tracing::error!("the ledger's journal {path} cannot be synced: {cause}");
+                }
+            }
+        });
+    }
+}

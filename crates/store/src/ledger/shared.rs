@@ -1,0 +1,69 @@
+//! What the callers of a ledger and its two threads have in common.
+
+use super::journal::Segment;
+use parking_lot::{Condvar, Mutex};
+use std::{collections::VecDeque, path::PathBuf};
+use tidegate_core::Entry;
+use tokio::sync::watch;
+
+/// Entries that may wait in memory: some 100 MiB. They wait there for ten milliseconds, and longer
+/// only while the journal cannot be written.
+pub(super) const MAX_WAITING: usize = 1 << 18;
+
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    /// Names the entries of this process, with their place in its sequence.
+    pub(super) writer: i64,
+    pub(super) state: Mutex<State>,
+    /// For the journal's thread: there is an entry, or the end has come.
+    pub(super) arrived: Condvar,
+    /// For the database's thread: there is something to store, or the end has come.
+    pub(super) journaled: Condvar,
+    /// For whoever waits for the end.
+    pub(super) finished: Condvar,
+    pub(super) progress: watch::Sender<Progress>,
+}
+
+/// How far the database is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// Every entry of this process up to this place in its sequence is stored.
+    pub(super) stored: u64,
+    /// What other processes left behind is not stored yet.
+    pub(super) inherited: bool,
+    /// How often the database failed.
+    pub(super) failures: u64,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// What the journal does not have yet, by its place in the sequence; at most [`MAX_WAITING`].
+    pub(super) waiting: Vec<(u64, Entry)>,
+    /// The last place given.
+    pub(super) last: u64,
+    /// Entries for which there was no room.
+    pub(super) lost: u64,
+    /// What lies in files, oldest first; those of other processes before our own.
+    pub(super) segments: VecDeque<Segment>,
+    /// The journal cannot be written.
+    pub(super) journal_fails: bool,
+    /// The journal's thread sleeps until something comes.
+    pub(super) journal_sleeps: bool,
+    /// The database cannot be written.
+    pub(super) away: bool,
+    /// Somebody waits for everything to be stored.
+    pub(super) flushing: usize,
+    /// Nothing more will be written.
+    pub(super) stopping: bool,
+    /// The journal's thread has ended.
+    pub(super) journal_done: bool,
+    /// The database's thread has ended.
+    pub(super) store_done: bool,
+}
+
+impl State {
+    /// Bytes in files that the database does not have.
+    pub(super) fn left(&self) -> u64 {
+        self.segments.iter().map(Segment::left).sum()
+    }
+}

@@ -1,0 +1,439 @@
+#!/usr/bin/env python3
+"""Callers and money, measured: limits, books that balance, budgets, a database that is away.
+
+    money.py --bin target/release/tidegate               # everything, about ten minutes
+    money.py --bin target/release/tidegate --short       # everything, small, about two minutes
+    money.py --bin target/release/tidegate limits books  # by name
+    money.py --list
+
+Every check starts `tidegate serve` before `tidegate sim` on free ports, and compares what the
+gateway counts with what the simulator's own ledger says. The exit code is 1 when a bound is broken.
+"""
+
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import battery  # noqa: E402
+from rig import Failed, Gateway, Process, Sim, expect, get_json  # noqa: E402
+
+CHECKS = {}
+ALGORITHMS = ("token_bucket", "leaky_bucket", "fixed_window", "sliding_window")
+# USD per million tokens; 0.15 is 150,000 picodollars a token.
+INPUT, CACHED, OUTPUT = 0.15, 0.075, 0.60
+
+
+def check(function):
+    CHECKS[function.__name__] = function
+    return function
+
+
+class Stage:
+    """One gateway before one simulator; `config` comes after its upstream and model."""
+
+    def __init__(self, rig, stack, config="", sim=(), env=None, model=""):
+        self.rig = rig
+        self.sim = stack.enter_context(Sim(rig.binary, "--slots", 2000, *sim))
+        lines = [
+            "[upstreams.sim]",
+            f'base_url = "{self.sim.url}/v1"',
+            "max_concurrency = 2000",
+            "[models.sim-small]",
+            'targets = [{ upstream = "sim" }]',
+            f"price = {{ input = {INPUT}, cached_input = {CACHED}, output = {OUTPUT} }}",
+            model,
+            config,
+        ]
+        self.directory = tempfile.mkdtemp(dir=rig.directory)
+        with environment(env or {}):
+            self.server = stack.enter_context(
+                Gateway(rig.binary, self.directory, "\n".join(lines))
+            )
+        self.admin = self.server.find(r"admin +(http://\S+)").group(1)
+        self.admin = self.admin.split("/admin")[0].rstrip("/")
+
+    def usage(self, **query):
+        """Sums of the gateway's ledger."""
+        query = urllib.parse.urlencode({"group_by": "caller", "flush": "true", **query})
+        return get_json(f"{self.admin}/admin/usage?{query}")["rows"]
+
+
+@contextlib.contextmanager
+def environment(change):
+    before = {name: os.environ.get(name) for name in change}
+    os.environ.update(change)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+class Answer:
+    """Status, headers in lower case, body; `cut` when the caller hung up first."""
+
+    def __init__(self, head, body, cut=False):
+        status, *lines = head.decode("latin-1").split("\r\n")
+        self.status = int(status.split()[1]) if status else 0
+        self.headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
+        self.body, self.cut = body, cut
+
+
+async def post(server, body, headers="", cut_after=None):
+    """One call on a connection of its own; hangs up after `cut_after` events, where given."""
+    payload = json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection(*server.address, limit=1 << 20)
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {server.key}\r\nConnection: close\r\n{headers}"
+        f"Content-Length: {len(payload)}\r\n\r\n"
+    )
+    try:
+        writer.write(head.encode() + payload)
+        said = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+        if cut_after is None:
+            return Answer(said[:-4], await asyncio.wait_for(reader.read(-1), 60))
+        for _ in range(cut_after):
+            await asyncio.wait_for(reader.readuntil(b"data: "), 60)
+        return Answer(said[:-4], b"", cut=True)
+    finally:
+        writer.close()
+
+
+def ask(number, **fields):
+    message = {"role": "user", "content": f"Call number {number}, please."}
+    return {"model": "sim-small", "messages": [message], "max_tokens": 8, **fields}
+
+
+@check
+def limits(rig):
+    """Three times the limit for a while, after 500 calls at once: never more than is allowed."""
+    rate, seconds = 600, rig.size(60, 10)
+    per_second = rate / 60
+    for algorithm in ALGORITHMS:
+        limit = f'[limits.default]\nrequests_per_minute = {rate}\nalgorithm = "{algorithm}"'
+        with contextlib.ExitStack() as stack:
+            stage = Stage(rig, stack, limit)
+            admitted, worst, took = asyncio.run(press(stage.server, per_second * 3, seconds))
+        at_once = {"token_bucket": rate, "leaky_bucket": 1, "fixed_window": rate, "sliding_window": rate}
+        # A fixed window may end in between: then a second window's worth.
+        windows = 2 if algorithm == "fixed_window" else 1
+        steady = 0 if algorithm.endswith("window") else per_second * took
+        most = (at_once[algorithm] * windows + steady) * 1.01 + 1
+        rig.figure(f"{algorithm}: admitted", admitted, most)
+        rig.figure(f"{algorithm}: headers off by", worst, 1)
+
+
+async def press(server, per_second, seconds):
+    """Calls admitted, how far `remaining` was from what was admitted next, and how long it took."""
+    start, answers = time.monotonic(), []
+    answers += await asyncio.gather(*(post(server, ask(n)) for n in range(500)))
+    expect({a.status for a in answers} <= {200, 429}, {a.status for a in answers})
+    worst, number = 0, 500
+    told = None
+    while time.monotonic() - start < seconds:
+        answer = await post(server, ask(number))
+        answers.append(answer)
+        left = answer.headers.get("x-ratelimit-remaining-requests")
+        if left is not None and told is not None and answer.status == 200:
+            # One was taken since, and some came back while we waited.
+            worst = max(worst, told - 1 - int(left))
+        if answer.status == 429:
+            expect("retry-after" in answer.headers, "a 429 without Retry-After")
+            worst = max(worst, int(left or 0))
+        told = None if left is None else int(left)
+        number += 1
+        due = start + (number - 500) / per_second
+        await asyncio.sleep(max(0, due - time.monotonic()))
+    admitted = sum(answer.status == 200 for answer in answers)
+    return admitted, worst, time.monotonic() - start
+
+
+@check
+def books(rig):
+    """Calls good, failed, retried, streamed and cut: the gateway's books are the simulator's."""
+    count = rig.size(100_000, 4_000)
+    with contextlib.ExitStack() as stack:
+        stage = Stage(rig, stack, sim=("--ttft", "2ms", "--itl", "20ms"))
+        stage.sim.faults(error_rate=0.03, error_status=500, reset_rate=0.01)
+        endings = asyncio.run(mixed(stage.server, count, rig.random))
+        until = time.monotonic() + 20
+        while stage.sim.totals()["in_flight"] and time.monotonic() < until:
+            time.sleep(0.02)
+        ours, theirs = collections.Counter(), collections.Counter()
+        for row in stage.usage():
+            ours.update({name: row[name] for name in ("attempts", "input", "output")})
+            ours["pico"] += round(float(row["cost_usd"]) * 1e12)
+        for entry in stage.sim.ledger():
+            theirs["attempts"] += 1
+            if entry["status"] == 200:
+                theirs["input"] += entry["prompt_tokens"]
+                theirs["output"] += entry["completion_tokens"]
+        theirs["pico"] = theirs["input"] * 150_000 + theirs["output"] * 600_000
+    for name in sorted(endings):
+        rig.figure(f"ended: {name}", endings[name])
+    for name in ("attempts", "input", "output", "pico"):
+        what = {"input": "input tokens", "output": "output tokens", "pico": "cost, picodollars"}
+        off = abs(ours[name] - theirs[name])
+        rig.figure(f"{what.get(name, name)}, simulator's", theirs[name])
+        rig.figure(f"{what.get(name, name)}, off by", off, 0)
+
+
+async def mixed(server, count, chance):
+    plan = [(n, chance.choice(("whole", "stream", "cut", "early"))) for n in range(count)]
+    endings, queue = collections.Counter(), iter(plan)
+
+    async def worker():
+        for number, kind in queue:
+            body = ask(number, stream=kind in ("stream", "cut"))
+            if kind == "early":
+                answer = await hang_up_at_once(server, body)
+            else:
+                answer = await post(server, body, cut_after=3 if kind == "cut" else None)
+            endings[f"{kind}: {answer.status}"] += 1
+
+    await asyncio.gather(*(worker() for _ in range(60)))
+    return endings
+
+
+async def hang_up_at_once(server, body):
+    try:
+        return await asyncio.wait_for(post(server, body), 0.001)
+    except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+        return Answer(b"", b"", cut=True)
+
+
+@check
+def budget(rig):
+    """A budget of one dollar: hard, it is never overspent; soft, by what was in flight at most."""
+    # A call of eight answer tokens at 5,000 dollars a million costs four cents.
+    price = "price = { input = 10.0, output = 5000.0 }"
+    for kind in ("hard", "soft"):
+        with contextlib.ExitStack() as stack:
+            stage = Stage(rig, stack, model="", sim=("--ttft", "50ms"))
+            with open(os.path.join(stage.directory, "tidegate.toml")) as file:
+                config = file.read().replace(file_price(), price)
+            with open(os.path.join(stage.directory, "tidegate.toml"), "w") as file:
+                file.write(config)
+            stage.server.terminate()
+            stage.server.wait()
+            key = make_key(rig, stage.directory, "--budget-total", "1", *(["--hard"] if kind == "hard" else []))
+            server = stack.enter_context(Again(rig.binary, stage.directory))
+            server.key = key
+            stage.server, stage.admin = server, admin_of(server)
+            at_once = 40
+            statuses = asyncio.run(spend(server, 200, at_once))
+            spent = sum(float(row["cost_usd"]) for row in stage.usage())
+        dearest = 8 * 5000 / 1e6 + 0.01
+        rig.figure(f"{kind}: spent", spent, 1.0 if kind == "hard" else 1.0 + at_once * dearest, "USD")
+        at_least = 1.0 - dearest if kind == "hard" else 1.0
+        rig.figure(f"{kind}: of the dollar used (at least {at_least:.2f})", spent, holds=spent >= at_least)
+        rig.figure(f"{kind}: refused with 402", statuses[402], holds=statuses[402] > 0)
+        rig.figure(f"{kind}: other answers", sum(statuses.values()) - statuses[200] - statuses[402], 0)
+
+
+def file_price():
+    return f"price = {{ input = {INPUT}, cached_input = {CACHED}, output = {OUTPUT} }}"
+
+
+def make_key(rig, directory, *flags):
+    argv = [rig.binary, "keys", "create", "spender", "--data-dir", os.path.join(directory, "data"), *flags]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=directory)
+    expect(done.returncode == 0, f"keys create: {done.stderr}")
+    return done.stdout.strip()
+
+
+class Again(Process):
+    """The gateway once more on the state of a `Stage`."""
+
+    def __init__(self, binary, directory):
+        flags = ["--admin-listen", "127.0.0.1:0", "--access-log", "off"]
+        flags += ["--data-dir", os.path.join(directory, "data")]
+        flags += ["--config", os.path.join(directory, "tidegate.toml")]
+        super().__init__([binary, "serve", "--listen", "127.0.0.1:0", *flags], cwd=directory)
+        self.url = self.find(r"http://[\d.]+:\d+").group(0)
+        host, port = self.url.removeprefix("http://").split(":")
+        self.address = (host, int(port))
+
+
+def admin_of(server):
+    return server.find(r"admin +(http://\S+)").group(1).split("/admin")[0].rstrip("/")
+
+
+async def spend(server, count, at_once):
+    statuses, queue = collections.Counter(), iter(range(count))
+
+    async def worker():
+        for number in queue:
+            answer = await post(server, ask(number, min_tokens=8))
+            statuses[answer.status] += 1
+
+    await asyncio.gather(*(worker() for _ in range(at_once)))
+    return statuses
+
+
+@check
+def postgres(rig):
+    """PostgreSQL hung, then killed, under load: no call fails or slows; every row is there once."""
+    seconds, away = rig.size(60, 12), rig.size(15, 3)
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(Postgres(rig))
+        stage = Stage(
+            rig, stack, "[ledger]\nurl = { env = \"DATABASE_URL\" }", env={"DATABASE_URL": database.url}
+        )
+        alone = load(rig, stage, away)
+        bench = start_load(rig, stage, seconds)
+        stack.enter_context(bench)
+        time.sleep(2)
+        database.signal(signal.SIGSTOP)
+        time.sleep(away)
+        database.signal(signal.SIGCONT)
+        time.sleep(2)
+        database.kill()
+        time.sleep(away)
+        database.start()
+        report = bench.report()
+        ended = stage.sim.totals()["requests"]
+        until, rows = time.monotonic() + 60, 0
+        while rows != ended and time.monotonic() < until:
+            with contextlib.suppress(Failed):
+                rows = sum(row["attempts"] for row in stage.usage())
+            time.sleep(0.2)
+    failed = report["requests"]["measured"] - report["requests"]["ok"]
+    rig.figure("calls failed", failed, 0)
+    p99 = report["latency"]["service"]["p99_ms"] / alone["latency"]["service"]["p99_ms"]
+    rig.figure("p99 / with the database there", p99, rig.size(1.1, None))
+    rig.figure("rows missing or twice", abs(rows - ended), 0)
+
+
+class Bench(Process):
+    def report(self):
+        code = self.wait()
+        expect(code in (0, 3), f"bench ended with {code}:\n{self.said()}")
+        with open(self.path) as file:
+            return json.load(file)
+
+
+def start_load(rig, stage, seconds, rate=200):
+    path = rig.path(f"load-{time.monotonic_ns()}.json")
+    argv = [rig.binary, "bench", stage.server.url + "/v1", "--model", "sim-small", "--rate", rate]
+    argv += ["--duration", f"{seconds}s", "--warmup", "1s", "--json", path, "--quiet"]
+    bench = Bench([*argv, "--api-key-env", "OPENAI_API_KEY"], env={"OPENAI_API_KEY": stage.server.key})
+    bench.path = path
+    return bench
+
+
+def load(rig, stage, seconds):
+    with start_load(rig, stage, seconds) as bench:
+        return bench.report()
+
+
+class Postgres:
+    """A PostgreSQL of our own in a temporary directory, on a socket and a free port."""
+
+    def __init__(self, rig):
+        self.directory = tempfile.mkdtemp(prefix="pg-")
+        os.chmod(self.directory, 0o755)
+        self.user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        self.user = self.user if os.geteuid() == 0 else []
+        if self.user:
+            os.chown(self.directory, 65534, 65534)
+        self.data = os.path.join(self.directory, "data")
+        self.port = free_port()
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self.child = None
+
+    def __enter__(self):
+        self._run(binary("initdb"), "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync")
+        self.start()
+        return self
+
+    def _run(self, *argv):
+        done = subprocess.run([*self.user, *argv], capture_output=True, text=True, cwd=self.directory)
+        expect(done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}")
+
+    def start(self):
+        argv = [binary("postgres"), "-D", self.data, "-p", str(self.port), "-k", self.directory]
+        argv += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=50"]
+        self.child = Process([*self.user, *argv], cwd=self.directory)
+        self.child.find("ready to accept connections")
+
+    def signal(self, number):
+        """To the server and all of its sessions."""
+        pids = subprocess.run(["pgrep", "-P", str(self.child.pid)], capture_output=True, text=True)
+        for pid in [self.child.pid, *map(int, pids.stdout.split())]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def kill(self):
+        self.signal(signal.SIGKILL)
+        self.child.wait()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.data, "postmaster.pid"))
+
+    def __exit__(self, *_):
+        self.signal(signal.SIGCONT)
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def binary(name):
+    found = shutil.which(name)
+    if found:
+        return found
+    for root in sorted(os.listdir("/usr/lib/postgresql"), reverse=True):
+        path = f"/usr/lib/postgresql/{root}/bin/{name}"
+        if os.access(path, os.X_OK):
+            return path
+    raise Failed(f"{name} is not there; apt-get install postgresql")
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@check
+def overhead(rig):
+    """CPU per call with keys, limits, budgets, ledger and access log, beside the same without."""
+    seconds, costs = rig.size(20, 4), {}
+    full = (
+        "[limits.default]\nrequests_per_minute = 100000000\ntokens_per_minute = 100000000000\n"
+        "concurrency = 100000\n"
+    )
+    bare = "[ledger]\nenabled = false\n"
+    for turn in range(rig.size(3, 1)):
+        for name, config in (("bare", bare), ("full", full)):
+            with contextlib.ExitStack() as stack:
+                stage = Stage(rig, stack, config, sim=("--ttft", "1ms"))
+                before = cpu(stage.server.pid)
+                report = load(rig, stage, seconds)
+                used = cpu(stage.server.pid) - before
+                costs.setdefault(name, []).append(used / report["requests"]["measured"] * 1e6)
+    median = {name: sorted(values)[len(values) // 2] for name, values in costs.items()}
+    rig.figure("bare", median["bare"], unit="µs")
+    rig.figure("full", median["full"], unit="µs")
+    rig.figure("full / bare", median["full"] / median["bare"], rig.size(1.15, None))
+
+
+def cpu(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    sys.exit(battery.main(CHECKS, __doc__))
