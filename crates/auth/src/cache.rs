@@ -1,5 +1,4 @@
-//! Tokens that were checked before: found again by their hash, in a microsecond instead of a
-//! signature.
+//! Tokens that were checked before: found again by their hash, so that a call costs no signature.
 //!
 //! Only what passed every check is kept, so nobody fills it but holders of good tokens; and at
 //! most [`MAX_TOKENS`], so that they do not either. A token is found by its SHA-256: the time of

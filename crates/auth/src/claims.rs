@@ -61,9 +61,8 @@ fn is_for(aud: Option<&Value>, audience: &str) -> bool {
 /// A claim that is one short printable text.
 pub(crate) fn word<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<&'a str, Flaw> {
     let text = claims.get(name).and_then(Value::as_str).ok_or(Flaw::Claims)?;
-    let is_plain = !text.is_empty()
-        && text.len() <= MAX_WORD_BYTES
-        && !text.chars().any(char::is_control);
+    let is_plain =
+        !text.is_empty() && text.len() <= MAX_WORD_BYTES && !text.chars().any(char::is_control);
     if is_plain { Ok(text) } else { Err(Flaw::Claims) }
 }
 

@@ -24,8 +24,8 @@ pub use options::{IssuerOptions, Options, SigningAlgorithm, VerifyAlgorithm};
 pub use trust::{Fetch, MAX_DOCUMENT_BYTES};
 
 use bytes::Bytes;
-use claims::Leeway;
 use cache::{Client, Digest, Holder, Verified, Who};
+use claims::Leeway;
 use compact::Compact;
 use flaw::Flaw;
 use futures_util::future;
@@ -158,7 +158,8 @@ impl Authority {
             if holder.expires_at <= now {
                 return Some(Err(Flaw::Expired));
             }
-            (holder.generation == self.generation(&holder.who)).then(|| self.tenant(&mut holder.who))
+            (holder.generation == self.generation(&holder.who))
+                .then(|| self.tenant(&mut holder.who))
         })?;
         if !matches!(found, Some(Ok(_))) {
             self.verified.forget(digest);
@@ -289,7 +290,8 @@ fn metadata(issuer: &str) -> Bytes {
         "token_endpoint": format!("{base}/oauth/token"),
         "jwks_uri": format!("{base}/.well-known/jwks.json"),
         "grant_types_supported": ["client_credentials"],
-        "response_types_supported": [],
+        // Required, must not be empty, and none would fit: there is no authorization endpoint.
+        "response_types_supported": ["none"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
     });
     metadata.to_string().into()

@@ -260,7 +260,8 @@ mod tests {
     use super::*;
 
     fn check(toml_like: &str) -> Result<(), String> {
-        let options: Options = serde_json::from_str(toml_like).map_err(|error| error.to_string())?;
+        let options: Options =
+            serde_json::from_str(toml_like).map_err(|error| error.to_string())?;
         options.check().map_err(|(path, message)| format!("{}: {message}", path.join(".")))
     }
 
@@ -281,7 +282,10 @@ mod tests {
             (&good.replace("gate\"", "g\",\"algorithms\":[]"), "issuers.corp.algorithms: "),
             (&good.replace("gate\"", "g\",\"algorithms\":[\"HS256\"]"), "unknown variant `HS256`"),
             (&good.replace("gate\"", "g\",\"leeway\":\"1h\""), "issuers.corp.leeway: "),
-            (&good.replace("{\"issuers", "{\"issuer\":\"https://i.example\",\"issuers"), "corp.issuer: "),
+            (
+                &good.replace("{\"issuers", "{\"issuer\":\"https://i.example\",\"issuers"),
+                "corp.issuer: ",
+            ),
         ] {
             let said = check(text).unwrap_err();
             assert!(said.contains(says), "{text}: {said}");
@@ -290,7 +294,9 @@ mod tests {
 
     #[test]
     fn no_shared_secret_algorithm_has_a_name() {
-        for alg in ["none", "None", "NONE", "", "HS256", "HS384", "HS512", "eddsa", "es256", "RS256 "] {
+        for alg in
+            ["none", "None", "NONE", "", "HS256", "HS384", "HS512", "eddsa", "es256", "RS256 "]
+        {
             assert_eq!(named(alg), None, "{alg}");
         }
         assert_eq!(named("ES256"), Some(Algorithm::ES256));

@@ -157,7 +157,8 @@ impl Ring {
         let key = key.ok_or_else(|| unsigned("there is no key to sign a token with"))?;
         let header = Header { typ: "at+jwt", alg: key.algorithm, kid: &key.id };
         let encode = |part: std::result::Result<Vec<u8>, _>| {
-            part.map(files::base64url).map_err(|cause| unsigned("a token cannot be written").caused_by(cause))
+            part.map(files::base64url)
+                .map_err(|cause| unsigned("a token cannot be written").caused_by(cause))
         };
         let header = encode(serde_json::to_vec(&header))?;
         let claims = encode(serde_json::to_vec(claims))?;

@@ -175,7 +175,9 @@ impl Trust {
                     why,
                     "the keys of an issuer cannot be fetched; those known so far stay valid"
                 ),
-                (Ok(()), true) => tracing::info!(issuer = self.name, "its keys can be fetched again"),
+                (Ok(()), true) => {
+                    tracing::info!(issuer = self.name, "its keys can be fetched again")
+                }
                 _ => {}
             }
             failing = fetched.is_err();
@@ -253,6 +255,3 @@ fn models(claim: Option<&Value>, prefix: &str) -> Result<Vec<Arc<str>>, Flaw> {
     let models: Vec<Arc<str>> = models.filter(|model| !model.is_empty()).map(Into::into).collect();
     if models.len() > MAX_MODELS { Err(Flaw::Claims) } else { Ok(models) }
 }
-
-#[cfg(test)]
-mod tests;

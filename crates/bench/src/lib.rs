@@ -19,7 +19,8 @@
 //!
 //! # Cost
 //!
-//! COSTS
+//! 20,000 instructions per request with an answer of 700 bytes, 8,000 per event of a stream. Most of
+//! the time is the system's: see `docs/bench.md`.
 
 mod alarm;
 mod arrivals;

@@ -112,6 +112,7 @@ impl Operation {
 pub struct Payload {
     bytes: Bytes,
     model: Range<usize>,
+    opening: Option<usize>,
 }
 
 impl Payload {
@@ -122,7 +123,29 @@ impl Payload {
     /// When `model` lies outside `bytes`: the range comes from the parser that read them.
     pub fn new(bytes: Bytes, model: Range<usize>) -> Self {
         assert!(model.start <= model.end && model.end <= bytes.len(), "model lies in the body");
-        Self { bytes, model }
+        Self { bytes, model, opening: None }
+    }
+
+    /// The same, with what may be asked for on the caller's behalf: the usage of its stream.
+    ///
+    /// `opening` is the length of the body up to and with its opening brace, behind which the
+    /// member that asks is written; `None` where the caller has said whether it wants the usage,
+    /// or where no stream tells it on request.
+    ///
+    /// # Panics
+    ///
+    /// When it lies behind the model's name: it comes from the parser that read both.
+    #[must_use]
+    pub fn asking(mut self, opening: Option<usize>) -> Self {
+        assert!(opening.is_none_or(|len| len <= self.model.start), "members stand in the braces");
+        self.opening = opening;
+        self
+    }
+
+    /// Length of the body up to and with its opening brace, where its stream's usage may be asked
+    /// for on the caller's behalf.
+    pub const fn opening(&self) -> Option<usize> {
+        self.opening
     }
 
     /// The body as the caller sent it.

@@ -188,10 +188,12 @@ impl fmt::Debug for Body {
 /// # Why
 ///
 /// A stream's usage is in one of its last events, and a caller may hang up before that. The
-/// chunk count is then the best there is to settle by.
+/// chunk count is then the best there is to settle by: most servers send an event per token.
 #[derive(Debug, Default)]
 pub struct Meter {
     chunks: AtomicU64,
+    /// How many there were when the usage was told.
+    told_at: AtomicU64,
     known: AtomicBool,
     input: AtomicU64,
     cached_input: AtomicU64,
@@ -200,7 +202,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Counts events that carry a piece of the answer.
+    /// Counts events that carry a piece of the answer: no roles, finish reasons or comments.
     pub fn add_chunks(&self, count: u64) {
         self.chunks.fetch_add(count, Ordering::Relaxed);
     }
@@ -210,8 +212,10 @@ impl Meter {
         self.chunks.load(Ordering::Relaxed)
     }
 
-    /// Keeps the usage an event told; a later one replaces it.
+    /// Keeps the usage an event told; a later one replaces it. What the event itself carries of
+    /// the answer is counted before.
     pub fn set(&self, usage: Usage) {
+        self.told_at.store(self.chunks(), Ordering::Relaxed);
         self.input.store(usage.input, Ordering::Relaxed);
         self.cached_input.store(usage.cached_input, Ordering::Relaxed);
         self.output.store(usage.output, Ordering::Relaxed);
@@ -219,13 +223,17 @@ impl Meter {
         self.known.store(true, Ordering::Release);
     }
 
-    /// The last usage told, if any was.
+    /// The last usage told, if any was, and the chunks that passed since: some servers tell the
+    /// prompt's tokens first, and the answer's in the end.
     pub fn usage(&self) -> Option<Usage> {
-        self.known.load(Ordering::Acquire).then(|| Usage {
-            input: self.input.load(Ordering::Relaxed),
-            cached_input: self.cached_input.load(Ordering::Relaxed),
-            output: self.output.load(Ordering::Relaxed),
-            reasoning: self.reasoning.load(Ordering::Relaxed),
+        self.known.load(Ordering::Acquire).then(|| {
+            let since = self.chunks().saturating_sub(self.told_at.load(Ordering::Relaxed));
+            Usage {
+                input: self.input.load(Ordering::Relaxed),
+                cached_input: self.cached_input.load(Ordering::Relaxed),
+                output: self.output.load(Ordering::Relaxed).saturating_add(since),
+                reasoning: self.reasoning.load(Ordering::Relaxed),
+            }
         })
     }
 }

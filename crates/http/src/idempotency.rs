@@ -57,7 +57,7 @@ pub struct IdempotencyOptions {
     /// Whether the header means anything. Default true; with false it is not looked at, and every
     /// request is carried out.
     pub enabled: bool,
-    /// How long a key and its answer are kept, from its first request on. Default `"24h"`.
+    /// How long a key and its answer are kept, from its first request on. Default `"1day"`.
     #[serde(with = "setting::duration")]
     #[schemars(with = "String")]
     pub ttl: Duration,

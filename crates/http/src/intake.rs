@@ -75,7 +75,7 @@ pub(crate) async fn call(
         id: Arc::clone(&id.text),
         operation,
         model: view.model.into(),
-        payload: Payload::new(body, view.model_span),
+        payload: Payload::new(body, view.model_span).asking(view.opening),
         stream: view.stream,
         tokens,
         max_output,

@@ -78,9 +78,7 @@ impl Front {
     fn throttled(&self, refusal: Refusal, has_credential: bool, peer: Option<IpAddr>) -> Refusal {
         let is_wrong = match &refusal {
             Refusal::Error(error) => has_credential && error.kind() == Kind::Unauthenticated,
-            Refusal::Fixed(fixed) => {
-                has_credential && std::ptr::eq(*fixed, &raw const refusal::NO_ADMIN_TOKEN)
-            }
+            Refusal::Fixed(fixed) => has_credential && fixed.status == StatusCode::UNAUTHORIZED,
             Refusal::OAuth(refused) => refused.status() == StatusCode::UNAUTHORIZED,
             Refusal::Method(_)
             | Refusal::Coding

@@ -283,7 +283,7 @@ const DAY_SECS: u64 = 24 * 3600;
 /// The first moment of the day and of the month of `now`, in Unix seconds.
 pub const fn begins(now: u64) -> (u64, u64) {
     let day = now / DAY_SECS;
-    (day * DAY_SECS, (day - civil(day).1 as u64) * DAY_SECS)
+    (day * DAY_SECS, (day - civil(day).1) * DAY_SECS)
 }
 
 /// The month of a day since 1970, counted from the year 0.

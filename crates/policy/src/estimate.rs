@@ -113,9 +113,12 @@ mod tests {
     fn one_odd_prompt_changes_little_and_many_stay_within_bounds() {
         let picture = after(1, 1_000_000, 1_000);
         assert!((225..250).contains(&picture), "{picture}");
-        assert_eq!((after(999, 1_000_000, 999), after(999, 0, 1_000_000)), (125, 1_000));
+        let bounds = [(1_000_000, 999, 125), (0, 1_000_000, 1_000), (usize::MAX, u64::MAX, 1_000)];
+        for (bytes, tokens, bound) in bounds {
+            let learned = after(1_000, bytes, tokens);
+            assert!(learned.abs_diff(bound) <= 1, "{learned} for {bytes} / {tokens}");
+        }
         assert_eq!(after(1_000, 1_000, 0), 250, "one that does not count says nothing");
-        assert_eq!(after(1_000, usize::MAX, u64::MAX), 1_000);
     }
 
     #[test]

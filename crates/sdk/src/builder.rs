@@ -1,12 +1,13 @@
 //! From settings to a client: upstreams are opened, secrets resolved, the engine furnished.
 
-use crate::{Client, Protocol, Settings, UpstreamSettings};
+use crate::{Client, OauthSettings, Protocol, Settings, UpstreamSettings};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 use tidegate_core::{Ledger, Price, Secret, Store, Tenant, Tokens};
 use tidegate_engine::{
     Alerts, Earlier, Engine, Limiters, Mirror, Model, Parts, Records, Spending, Target, Upstream,
 };
 use tidegate_policy::{canary, concurrency, pacer, price, setting::SecretRef};
+use tidegate_upstream::ClientCredentials;
 use tokio::io::DuplexStream;
 
 /// Opens a connection to the simulated model server in this process.
@@ -242,7 +243,13 @@ impl Builder {
                 let key = settings.api_key.as_ref().map(literal).transpose();
                 let key =
                     key.map_err(|why| BuildError(format!("upstreams.{name}.api_key {why}")))?;
-                tidegate_upstream::Upstream::open(name.into(), options, key)
+                let client =
+                    settings.oauth.as_ref().map(|oauth| client(name, oauth)).transpose()?;
+                let opened = tidegate_upstream::Upstream::open(name.into(), options.clone(), key);
+                match client {
+                    None => opened,
+                    Some(client) => opened.and_then(|opened| opened.with_tokens(client, &options)),
+                }
             }
             Protocol::Sim => {
                 let connect = self.simulator.clone().ok_or_else(|| {
@@ -296,6 +303,21 @@ fn check_rates(name: &str, settings: &UpstreamSettings) -> Result<(), BuildError
 fn told_rate(settings: &UpstreamSettings) -> Option<f64> {
     let per_minute = settings.requests_per_minute.map(|rate| rate / 60.0);
     settings.requests_per_second.into_iter().chain(per_minute).reduce(f64::min)
+}
+
+/// Our account at the token endpoint of the upstream `name`.
+fn client(name: &str, written: &OauthSettings) -> Result<ClientCredentials, BuildError> {
+    let secret = literal(&written.client_secret);
+    let secret =
+        secret.map_err(|why| BuildError(format!("upstreams.{name}.oauth.client_secret {why}")))?;
+    Ok(ClientCredentials {
+        token_url: written.token_url.clone(),
+        client_id: written.client_id.clone(),
+        client_secret: secret,
+        scope: written.scope.clone(),
+        audience: written.audience.clone(),
+        auth: written.auth,
+    })
 }
 
 /// The secret itself. Whoever read the settings resolves references; a library reads neither

@@ -77,7 +77,7 @@ impl Client {
             tokens: request::estimate(operation, body.len(), &view),
             max_output: request::max_output(operation, &view),
             choices: view.choices,
-            payload: Payload::new(body, view.model_span),
+            payload: Payload::new(body, view.model_span).asking(view.opening),
             stream: view.stream,
             tenant: self.tenant.clone(),
             priority: Priority::Default,

@@ -22,7 +22,7 @@ mod settings;
 pub use builder::{BuildError, Builder, Simulator};
 pub use client::Client;
 pub use settings::{
-    LimitSettings, LimitsSettings, MirrorSettings, ModelSettings, Protocol, Settings,
-    TargetSettings, TeamSettings, UpstreamSettings,
+    LimitSettings, LimitsSettings, MirrorSettings, ModelSettings, OauthSettings, Protocol,
+    Settings, TargetSettings, TeamSettings, UpstreamSettings,
 };
 pub use tidegate_core::{Answer, Error, Operation, Reply, Result};

@@ -13,6 +13,7 @@ use tidegate_policy::{
     setting::{self, SecretRef},
     timeout,
 };
+use tidegate_upstream::ClientAuth;
 
 /// Upstreams, models and limits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +53,9 @@ pub struct UpstreamSettings {
     pub protocol: Protocol,
     /// Our key there, sent as `Authorization: Bearer`.
     pub api_key: Option<SecretRef>,
+    /// Our account at its token endpoint, where it takes tokens instead of a key. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<OauthSettings>,
     /// Attempts in flight at once, per model: a number; "auto" (the default), found from its answers; or "gradient", found from first-token times, for servers of one's own.
     pub max_concurrency: concurrency::Options,
     /// Requests per minute it allows, per model. Default: found from its answers.
@@ -70,6 +74,7 @@ impl Default for UpstreamSettings {
             base_url: String::new(),
             protocol: Protocol::Openai,
             api_key: None,
+            oauth: None,
             max_concurrency: concurrency::Options::Auto,
             requests_per_minute: None,
             requests_per_second: None,
@@ -77,6 +82,29 @@ impl Default for UpstreamSettings {
             connection: tidegate_upstream::Options::default(),
         }
     }
+}
+
+/// Our account at a token endpoint: OAuth 2.0 client credentials (RFC 6749 §4.4).
+///
+/// One token serves all calls. It is renewed early, and once when the upstream refuses it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OauthSettings {
+    /// The token endpoint.
+    pub token_url: String,
+    /// Our id there.
+    pub client_id: String,
+    /// Our secret there.
+    pub client_secret: SecretRef,
+    /// What to ask for, words parted by spaces. Default: what the server gives.
+    #[serde(default)]
+    pub scope: Option<String>,
+    /// For whom the token is to be, where the server wants it said. Default: not said.
+    #[serde(default)]
+    pub audience: Option<String>,
+    /// How we say who we are: "basic" (HTTP Basic) or "body" (in the form). Default "basic".
+    #[serde(default)]
+    pub auth: ClientAuth,
 }
 
 /// The dialect an upstream speaks.

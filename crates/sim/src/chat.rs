@@ -1,6 +1,9 @@
 //! The shapes of `/v1/chat/completions`, after OpenAI's reference.
 
-use crate::generation::{CREATED, Finish, Generation, Id, Usage, event, json};
+use crate::{
+    generation::{CREATED, Finish, Generation, Id, Usage, event, json},
+    request::Told,
+};
 use serde::Serialize;
 
 const FINGERPRINT: &str = "fp_tidegate_sim";
@@ -69,7 +72,7 @@ struct Chunk<'a, const CHOICES: usize> {
     system_fingerprint: &'static str,
     #[serde(serialize_with = "slice")]
     choices: [ChunkChoice<'a>; CHOICES],
-    /// With `include_usage` every chunk has the field, null in all but the last.
+    /// With `include_usage` every chunk has the field; see [`Usage::so_far`].
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
 }
@@ -96,10 +99,10 @@ fn slice<T: Serialize, S: serde::Serializer>(list: &[T], to: S) -> Result<S::Ok,
     list.serialize(to)
 }
 
+/// One event; without choices it is the last one, which tells the usage of all.
 fn chunk<const CHOICES: usize>(
     generation: &Generation,
     choices: [ChunkChoice<'_>; CHOICES],
-    usage: Option<Usage>,
     out: &mut Vec<u8>,
 ) {
     event(
@@ -112,7 +115,11 @@ fn chunk<const CHOICES: usize>(
             service_tier: "default",
             system_fingerprint: FINGERPRINT,
             choices,
-            usage: generation.include_usage.then_some(usage),
+            usage: if CHOICES == 0 {
+                Some(Some(Usage::of(generation)))
+            } else {
+                Usage::so_far(generation)
+            },
         },
     );
 }
@@ -121,24 +128,24 @@ pub(crate) fn opening(generation: &Generation, out: &mut Vec<u8>) {
     for index in 0..generation.choices.len() {
         let delta = Delta { role: Some("assistant"), content: Some(""), refusal: Some(None) };
         let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None };
-        chunk(generation, [choice], None, out);
+        chunk(generation, [choice], out);
     }
 }
 
 pub(crate) fn delta(generation: &Generation, index: usize, text: &str, out: &mut Vec<u8>) {
     let delta = Delta { content: Some(text), ..Delta::default() };
     let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None };
-    chunk(generation, [choice], None, out);
+    chunk(generation, [choice], out);
 }
 
 pub(crate) fn closing(generation: &Generation, out: &mut Vec<u8>) {
     for (index, choice) in generation.choices.iter().enumerate() {
         let finish_reason = Some(choice.finish);
         let choice = ChunkChoice { index, delta: Delta::default(), logprobs: None, finish_reason };
-        chunk(generation, [choice], None, out);
+        chunk(generation, [choice], out);
     }
-    if generation.include_usage {
-        chunk(generation, [], Some(Usage::of(generation)), out);
+    if generation.told != Told::Never {
+        chunk(generation, [], out);
     }
     out.extend_from_slice(b"data: [DONE]\n\n");
 }

@@ -1,6 +1,9 @@
 //! The shapes of `/v1/completions`, after OpenAI's reference.
 
-use crate::generation::{CREATED, Finish, Generation, Id, Usage, event, json};
+use crate::{
+    generation::{CREATED, Finish, Generation, Id, Usage, event, json},
+    request::Told,
+};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -10,7 +13,7 @@ struct Completion<'a> {
     created: u64,
     model: &'a str,
     choices: Vec<Choice<'a>>,
-    /// In a stream only with `include_usage`, and then null in all but the last.
+    /// In a stream only with `include_usage`; see [`Usage::so_far`].
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
 }
@@ -51,7 +54,7 @@ pub(crate) fn reply(generation: &Generation) -> Vec<u8> {
 
 pub(crate) fn delta(generation: &Generation, index: usize, text: &str, out: &mut Vec<u8>) {
     let choice = Choice { text, index, logprobs: None, finish_reason: None };
-    let usage = generation.include_usage.then_some(None);
+    let usage = Usage::so_far(generation);
     event(out, &completion(generation, vec![choice], usage));
 }
 
@@ -59,10 +62,10 @@ pub(crate) fn closing(generation: &Generation, out: &mut Vec<u8>) {
     for (index, choice) in generation.choices.iter().enumerate() {
         let finish_reason = Some(choice.finish);
         let choice = Choice { text: "", index, logprobs: None, finish_reason };
-        let usage = generation.include_usage.then_some(None);
+        let usage = Usage::so_far(generation);
         event(out, &completion(generation, vec![choice], usage));
     }
-    if generation.include_usage {
+    if generation.told != Told::Never {
         let usage = Some(Some(Usage::of(generation)));
         event(out, &completion(generation, Vec::new(), usage));
     }

@@ -162,6 +162,7 @@ impl Events {
             return Step::Again;
         }
         let mut out = Vec::with_capacity(320);
+        self.generation.sent += 1;
         self.generation.delta(self.choice, &rest[..length], &mut out, &mut self.sequence);
         self.sent[self.choice] += length;
         self.seen.entry.phase = Phase::Answering;

@@ -6,7 +6,7 @@ use crate::{
     chance::{Chance, hash},
     chat, completions,
     refusal::Refusal,
-    request::{self, Ask, Format, Prompt},
+    request::{self, Ask, Format, Prompt, Told},
     responses, schema, tokens,
 };
 use serde::{Serialize, Serializer};
@@ -33,7 +33,9 @@ pub(crate) struct Generation {
     pub(crate) prompt_tokens: u32,
     pub(crate) choices: Vec<Choice>,
     pub(crate) stream: bool,
-    pub(crate) include_usage: bool,
+    pub(crate) told: Told,
+    /// Tokens of its stream that are sent.
+    pub(crate) sent: u32,
 }
 
 /// One answer to one prompt.
@@ -102,7 +104,8 @@ impl Generation {
             prompt_tokens,
             choices,
             stream: ask.stream,
-            include_usage: ask.include_usage,
+            told: ask.told,
+            sent: 0,
         })
     }
 
@@ -134,7 +137,7 @@ impl Generation {
         }
     }
 
-    /// The event of one token.
+    /// The event of one token, which `sent` counts already.
     pub(crate) fn delta(&self, choice: usize, text: &str, out: &mut Vec<u8>, sequence: &mut u64) {
         match self.dialect {
             Dialect::Chat => chat::delta(self, choice, text, out),
@@ -258,7 +261,20 @@ struct CompletionDetails {
 
 impl Usage {
     pub(crate) fn of(generation: &Generation) -> Self {
-        let completion_tokens = generation.completion_tokens();
+        Self::after(generation, generation.completion_tokens())
+    }
+
+    /// `usage` of an event of a stream, outermost whether there is the field at all: null in all
+    /// but the last unless every event tells it.
+    pub(crate) fn so_far(generation: &Generation) -> Option<Option<Self>> {
+        match generation.told {
+            Told::Never => None,
+            Told::Last => Some(None),
+            Told::Each => Some(Some(Self::after(generation, generation.sent))),
+        }
+    }
+
+    fn after(generation: &Generation, completion_tokens: u32) -> Self {
         Self {
             prompt_tokens: generation.prompt_tokens,
             completion_tokens,

@@ -28,10 +28,21 @@ pub(crate) struct Ask<'a> {
     pub(crate) min_tokens: u32,
     pub(crate) stop: Vec<Cow<'a, str>>,
     pub(crate) stream: bool,
-    pub(crate) include_usage: bool,
+    pub(crate) told: Told,
     pub(crate) format: Format,
     /// Whether a completion repeats its prompt first.
     pub(crate) echo: bool,
+}
+
+/// When a stream tells its usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Told {
+    #[default]
+    Never,
+    /// In an event of its own, the last one.
+    Last,
+    /// So far in every event too, as vLLM's `continuous_usage_stats` asks.
+    Each,
 }
 
 /// What is asked, reduced to what an answer is made from.
@@ -63,6 +74,18 @@ struct Message<'a> {
 #[derive(Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
+    continuous_usage_stats: Option<bool>,
+}
+
+impl StreamOptions {
+    /// Continuous stats alone ask for nothing.
+    fn told(&self) -> Told {
+        match (self.include_usage.unwrap_or(false), self.continuous_usage_stats.unwrap_or(false)) {
+            (false, _) => Told::Never,
+            (true, false) => Told::Last,
+            (true, true) => Told::Each,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -194,7 +217,7 @@ fn ask<'a>(body: Body<'a>, prompts: Vec<Prompt<'a>>) -> Result<Ask<'a>, Refusal>
         min_tokens: body.min_tokens.unwrap_or(0),
         stop,
         stream: body.stream.unwrap_or(false),
-        include_usage: body.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
+        told: body.stream_options.map(|options| options.told()).unwrap_or_default(),
         format: format.map_or(Ok(Format::Text), read_format)?,
         echo: body.echo.unwrap_or(false),
     })

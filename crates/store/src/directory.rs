@@ -147,6 +147,22 @@ mod tests {
     }
 
     #[test]
+    fn who_holds_a_token_of_a_key_is_known_by_its_id_while_the_key_is_good() {
+        let (_, mut record) = key::mint("a", 0).unwrap();
+        let directory = Directory::default();
+        let mut found = |change: fn(&mut KeyRecord)| {
+            change(&mut record);
+            directory.replace([&record]);
+            directory.tenant(&record.id).is_some()
+        };
+        assert!(found(|_| ()));
+        assert!(found(|record| record.expires_at = Some(unix_now() + 1000)));
+        assert!(!found(|record| record.expires_at = Some(1)));
+        assert!(!found(|record| (record.expires_at, record.revoked_at) = (None, Some(1))));
+        assert!(directory.tenant("nobody").is_none());
+    }
+
+    #[test]
     fn the_id_alone_opens_nothing() {
         let (key, record) = key::mint("a", 0).unwrap();
         let (other, _) = key::mint("b", 0).unwrap();

@@ -44,7 +44,7 @@ use postgres::{Address, Postgres};
 use shared::{MAX_WAITING, Progress, Shared, State};
 use sqlite::Sqlite;
 use std::{
-    io,
+    io, mem,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -200,8 +200,8 @@ impl Ledger for Recorder {
         state.last += 1;
         let place = state.last;
         state.waiting.push((place, entry));
-        if state.journal_sleeps {
-            state.journal_sleeps = false;
+        if mem::take(&mut state.journal_sleeps) {
+            drop(state);
             self.shared.arrived.notify_one();
         }
     }
@@ -241,7 +241,7 @@ impl Drop for Hurry<'_> {
 /// Reads a ledger that another process may be writing.
 pub struct Books {
     kept: Kept,
-    queries: Semaphore,
+    queries: Arc<Semaphore>,
 }
 
 enum Kept {
@@ -260,7 +260,7 @@ impl Books {
             Database::Sqlite => Kept::Sqlite(sqlite::path_in(data_dir)),
             Database::Postgres(url) => Kept::Postgres(Arc::new(Address::parse(url)?)),
         };
-        Ok(Self { kept, queries: Semaphore::new(QUERIES) })
+        Ok(Self { kept, queries: Arc::new(Semaphore::new(QUERIES)) })
     }
 
     /// Where entries are kept, as it may be shown.
@@ -278,13 +278,17 @@ impl Books {
     ///
     /// When there is no ledger, or the database does not answer.
     pub async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>> {
-        let _turn = self.queries.acquire().await.expect("it is never closed");
+        let turn = Arc::clone(&self.queries).acquire_owned().await.expect("it is never closed");
         match &self.kept {
             Kept::Postgres(address) => postgres::usage(address, query).await,
             Kept::Sqlite(path) => {
                 let (path, query) = (path.clone(), query.clone());
-                let summed =
-                    tokio::task::spawn_blocking(move || sqlite::usage(&path, &query)).await;
+                // Whoever asked may leave; the thread goes on, and holds its turn until it is over.
+                let summing = move || {
+                    let _turn = turn;
+                    sqlite::usage(&path, &query)
+                };
+                let summed = tokio::task::spawn_blocking(summing).await;
                 summed.unwrap_or_else(|cause| {
                     Err(Error::new(Kind::Internal, Origin::Gateway, "the ledger's query failed")
                         .caused_by(cause))

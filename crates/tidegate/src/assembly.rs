@@ -68,9 +68,9 @@ pub(crate) fn tokens(
     let named = if server.listen.port() == 0 { address } else { server.listen };
     let own_url = format!("{scheme}://{named}");
     let fetch: Fetch = Arc::new(|url| {
-        Box::pin(async move {
-            tidegate_upstream::fetch(&url, MAX_DOCUMENT_BYTES, FETCH_PATIENCE).await
-        })
+        Box::pin(
+            async move { tidegate_upstream::fetch(&url, MAX_DOCUMENT_BYTES, FETCH_PATIENCE).await },
+        )
     });
     Authority::open(&server.data_dir, &loaded.config.oauth, &own_url, store, &fetch)
 }
@@ -256,8 +256,13 @@ fn is_empty(settings: &Settings) -> bool {
 fn add_simulated_model(settings: &mut Settings) {
     let upstream = UpstreamSettings { protocol: Protocol::Sim, ..UpstreamSettings::default() };
     settings.upstreams.insert(SIMULATED.into(), upstream);
-    let target =
-        TargetSettings { upstream: SIMULATED.into(), model: None, price: None, weight: 1, matches: None };
+    let target = TargetSettings {
+        upstream: SIMULATED.into(),
+        model: None,
+        price: None,
+        weight: 1,
+        matches: None,
+    };
     let model = ModelSettings { targets: vec![target], ..ModelSettings::default() };
     settings.models.insert(SIMULATED_MODEL.into(), model);
 }
@@ -267,6 +272,11 @@ fn with_keys(loaded: &Loaded) -> Settings {
     let mut settings = loaded.config.settings();
     for (name, upstream) in &mut settings.upstreams {
         upstream.api_key = loaded.api_keys.get(name).cloned().map(SecretRef::Literal);
+        if let (Some(oauth), Some(secret)) =
+            (&mut upstream.oauth, loaded.client_secrets.get(name).cloned())
+        {
+            oauth.client_secret = SecretRef::Literal(secret);
+        }
     }
     settings
 }

@@ -56,11 +56,7 @@ async fn spent_earlier(
 
 /// Asks a ledger that did not answer at the start again, until it does. What was sent since
 /// `started` the gateway has counted itself. Never ends.
-pub(crate) async fn catch_up(
-    client: &Client,
-    missing: Option<Arc<Recorder>>,
-    started: SystemTime,
-) {
+pub(crate) async fn catch_up(client: &Client, missing: Option<Arc<Recorder>>, started: SystemTime) {
     if let Some(recorder) = missing {
         let spent = loop {
             tokio::time::sleep(AGAIN).await;

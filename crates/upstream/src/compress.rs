@@ -13,7 +13,11 @@
 //! option "auto"         ──▶ plain ── accept-encoding ──▶ the best of it, but for those refused
 //! ```
 
-use crate::{options::CompressRequests, request};
+use crate::{
+    options::CompressRequests,
+    request::{self, Pieces},
+    stream_usage::Ask,
+};
 use async_compression::{
     Level,
     tokio::write::{GzipEncoder, ZstdEncoder},
@@ -68,13 +72,13 @@ impl Compression {
         Self { learns, used: AtomicU8::new(used), refused: AtomicU8::new(0) }
     }
 
-    /// The body of `attempt` compressed; `None` when it is to be sent as it is.
-    pub(crate) async fn pack(&self, attempt: &Attempt<'_>) -> Option<Packed> {
+    /// The body of `attempt` (see [`request::pieces`]) compressed; `None` when it is to be sent as it is.
+    pub(crate) async fn pack(&self, attempt: &Attempt<'_>, ask: Option<Ask>) -> Option<Packed> {
         let coding = self.used()?;
         if attempt.call.payload.len() <= PLAIN_BYTES {
             return None;
         }
-        let pieces = request::pieces(attempt);
+        let pieces = request::pieces(attempt, ask);
         let bytes = if attempt.call.payload.len() <= INLINE_BYTES {
             pack(&pieces, coding)?
         } else {
@@ -163,7 +167,7 @@ fn item(item: &str) -> (&str, f32) {
 }
 
 /// `pieces` compressed as one, fast rather than small; `None` when that does not make them smaller.
-fn pack(pieces: &[Bytes; 3], coding: Coding) -> Option<Bytes> {
+fn pack(pieces: &Pieces, coding: Coding) -> Option<Bytes> {
     let plain_bytes: usize = pieces.iter().map(Bytes::len).sum();
     let out = Vec::with_capacity(plain_bytes / 3);
     let packed = match coding {
@@ -182,7 +186,7 @@ fn pack(pieces: &[Bytes; 3], coding: Coding) -> Option<Bytes> {
 }
 
 /// Writes all to an encoder that ends in a vector, and so neither waits nor fails.
-fn write(pieces: &[Bytes; 3], encoder: &mut (impl AsyncWrite + Unpin)) {
+fn write(pieces: &Pieces, encoder: &mut (impl AsyncWrite + Unpin)) {
     let all = async {
         for piece in pieces {
             encoder.write_all(piece).await?;
@@ -237,7 +241,7 @@ mod tests {
         .take(4096)
         .collect();
         for coding in Coding::ALL {
-            let of = |bytes: Vec<u8>| [bytes.into(), Bytes::new(), Bytes::new()];
+            let of = |bytes: Vec<u8>| [bytes.into(), Bytes::new(), Bytes::new(), Bytes::new()];
             assert!(pack(&of(noise.clone()), coding).is_none(), "{coding:?}");
             assert!(pack(&of(vec![b'x'; 4096]), coding).unwrap().len() < 100, "{coding:?}");
         }

@@ -69,7 +69,8 @@ impl Place {
             Some(authority) if !authority.host().is_empty() => {}
             _ => return wrong("has no host"),
         }
-        let options = Options { max_connections: 1, headers: Default::default(), ..options.clone() };
+        let options =
+            Options { max_connections: 1, headers: Default::default(), ..options.clone() };
         Ok(Self { url, options })
     }
 

@@ -8,6 +8,8 @@
 //! elsewhere, so the first event that carries output is waited for, and an error before it is the
 //! attempt's. Then every chunk goes on as it came, those held first; the events in them are only
 //! watched, for an error, for the usage and for the mark without which a stream was cut off.
+//! Where the usage was asked for by us and not by the caller, the event that only tells it is
+//! taken out.
 //!
 //! # Bounds
 //!
@@ -25,44 +27,58 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-use tidegate_core::{Body, Error, Meter, Operation, Result};
-use tidegate_wire::{classify, content, sse::Scanner, usage};
+use tidegate_core::{Body, Error, Meter, Operation, Result, Usage};
+use tidegate_wire::{classify, content, sieve::Sieve, sse::Scanner, usage};
 
 /// Bytes held before the first content.
 const MAX_HELD_BYTES: usize = 64 * 1024;
 /// Events held before the first content.
 const MAX_HELD_EVENTS: u64 = 32;
 
-/// Waits for the first content of `source`.
+/// Waits for the first content of `source`, whose usage the caller `asked` for or not.
 ///
 /// # Errors
 ///
 /// The error the events held back carry, if one does, or that of a stream that ends among them.
-pub(crate) async fn read(mut source: Source, operation: Operation) -> Result<(Body, Arc<Meter>)> {
-    let mut watch = Watch::new(operation);
+pub(crate) async fn read(
+    mut source: Source,
+    operation: Operation,
+    asked: Asked,
+) -> Result<(Body, Arc<Meter>)> {
+    let mut watch = Watch::new(operation, asked);
     let mut held = VecDeque::new();
     let mut held_bytes = 0;
     while watch.holds(held_bytes)? {
         let Some(chunk) = source.chunk().await else {
             match watch.finish() {
-                Some(_) if watch.seen.events == 0 => {
+                Err(_) if watch.seen.events == 0 => {
                     return Err(fault::wrong("the upstream's stream ended before its first event"));
                 }
-                Some(error) => return Err(error),
-                None => break,
+                Err(error) => return Err(error),
+                Ok(rest) => held.extend((!rest.is_empty()).then_some(rest)),
             }
+            break;
         };
         let chunk = chunk?;
-        watch.see(&chunk)?;
+        held_bytes += chunk.len();
+        let chunk = watch.see(chunk)?;
         if let Some(error) = watch.seen.error.take() {
             return Err(error);
         }
-        held_bytes += chunk.len();
-        held.push_back(chunk);
+        held.extend((!chunk.is_empty()).then_some(chunk));
     }
     watch.seen.is_held = false;
     let meter = Arc::clone(&watch.seen.meter);
     Ok((Body::stream(Events { held, source: Some(source), watch }), meter))
+}
+
+/// Who asked for a stream's usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The caller, or nobody.
+    AsSent,
+    /// We did, in the caller's stead.
+    ByUs,
 }
 
 /// The stream from its first chunk on.
@@ -82,26 +98,40 @@ impl Stream for Events {
             return Poll::Ready(Some(Ok(chunk)));
         }
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
-        let end = match ready!(source.poll_chunk(cx)) {
-            Some(Ok(chunk)) => match (this.watch.see(&chunk), this.watch.seen.error.take()) {
-                (Ok(()), None) => return Poll::Ready(Some(Ok(chunk))),
-                // The upstream's words may not be for callers; the front says it in its own.
-                (Ok(()), Some(error)) | (Err(error), _) => Some(error),
-            },
-            // All has been said: how the connection ends does not matter.
-            Some(Err(_)) if this.watch.seen.is_complete => None,
-            Some(Err(error)) => Some(error),
-            None => this.watch.finish(),
+        let end = loop {
+            match ready!(source.poll_chunk(cx)) {
+                Some(Ok(chunk)) => match (this.watch.see(chunk), this.watch.seen.error.take()) {
+                    (Ok(chunk), None) if chunk.is_empty() => {}
+                    (Ok(chunk), None) => return Poll::Ready(Some(Ok(chunk))),
+                    // The upstream's words may not be for callers; the front says it in its own.
+                    (Ok(_), Some(error)) | (Err(error), _) => break Err(error),
+                },
+                // All has been said: how the connection ends does not matter.
+                Some(Err(_)) if this.watch.seen.is_complete => break Ok(Bytes::new()),
+                Some(Err(error)) => break Err(error),
+                None => break this.watch.finish(),
+            }
         };
         this.source = None;
-        Poll::Ready(end.map(Err))
+        match end {
+            Ok(rest) if rest.is_empty() => Poll::Ready(None),
+            end => Poll::Ready(Some(end)),
+        }
     }
 }
 
 /// Finds the events in what passes.
 struct Watch {
-    scanner: Scanner,
+    passage: Passage,
     seen: Seen,
+}
+
+/// How a stream passes.
+enum Passage {
+    /// Every chunk as it came.
+    Whole(Scanner),
+    /// Without the event that only tells its usage.
+    Sieved(Sieve),
 }
 
 /// What the events so far have said.
@@ -117,7 +147,7 @@ struct Seen {
 }
 
 impl Watch {
-    fn new(operation: Operation) -> Self {
+    fn new(operation: Operation, asked: Asked) -> Self {
         let seen = Seen {
             operation,
             meter: Arc::default(),
@@ -126,17 +156,25 @@ impl Watch {
             is_complete: false,
             error: None,
         };
-        Self { scanner: Scanner::default(), seen }
+        let passage = match asked {
+            Asked::AsSent => Passage::Whole(Scanner::default()),
+            Asked::ByUs => Passage::Sieved(Sieve::default()),
+        };
+        Self { passage, seen }
     }
 
     /// Whether the stream is held back further, with so many bytes held.
     fn holds(&self, held_bytes: usize) -> Result<bool> {
-        let Self { scanner, seen } = self;
+        let Self { passage, seen } = self;
+        let is_inside_event = || match passage {
+            Passage::Whole(scanner) => scanner.is_inside_event(),
+            Passage::Sieved(sieve) => sieve.is_inside_event(),
+        };
         if !seen.is_held || seen.events >= MAX_HELD_EVENTS {
             return Ok(false);
         }
         // A first event may be long: a response created repeats its instructions.
-        if held_bytes <= MAX_HELD_BYTES || (seen.events == 0 && scanner.is_inside_event()) {
+        if held_bytes <= MAX_HELD_BYTES || (seen.events == 0 && is_inside_event()) {
             return Ok(true);
         }
         if seen.events == 0 {
@@ -147,25 +185,42 @@ impl Watch {
         Ok(false)
     }
 
-    fn see(&mut self, chunk: &[u8]) -> Result<()> {
-        let Self { scanner, seen } = self;
-        scanner.push(chunk, |data| seen.look(data))
+    /// Looks at a chunk and gives back what passes on, perhaps nothing.
+    fn see(&mut self, chunk: Bytes) -> Result<Bytes> {
+        let Self { passage, seen } = self;
+        match passage {
+            Passage::Whole(scanner) => {
+                scanner.push(&chunk, |data| _ = seen.look(data))?;
+                Ok(chunk)
+            }
+            Passage::Sieved(sieve) => sieve
+                .push(chunk, |data| !(seen.look(data).is_some() && content::is_usage_alone(data))),
+        }
     }
 
-    /// The stream has ended; an error unless it was complete.
-    fn finish(&mut self) -> Option<Error> {
-        let Self { scanner, seen } = self;
-        scanner.finish(|data| seen.look(data));
+    /// The stream has ended: what is left of it, or an error unless it was complete.
+    fn finish(&mut self) -> Result<Bytes> {
+        let Self { passage, seen } = self;
+        let rest = match passage {
+            Passage::Whole(scanner) => {
+                scanner.finish(|data| _ = seen.look(data));
+                Bytes::new()
+            }
+            Passage::Sieved(sieve) => {
+                sieve.finish(|data| !(seen.look(data).is_some() && content::is_usage_alone(data)))
+            }
+        };
         match seen.error.take() {
-            Some(error) => Some(error),
-            None if seen.is_complete => None,
-            None => Some(fault::wrong("the upstream's stream ended early")),
+            Some(error) => Err(error),
+            None if seen.is_complete => Ok(rest),
+            None => Err(fault::wrong("the upstream's stream ended early")),
         }
     }
 }
 
 impl Seen {
-    fn look(&mut self, data: &[u8]) {
+    /// Takes note of an event, and gives back the usage it tells.
+    fn look(&mut self, data: &[u8]) -> Option<Usage> {
         self.events += 1;
         if is_last(data, self.operation) {
             self.is_complete = true;
@@ -177,13 +232,12 @@ impl Seen {
             self.error = classify::failed_response(data);
             self.is_held = !content::is_content(data);
         }
-        if data == b"[DONE]" {
-            return;
+        if content::is_output(data) {
+            self.meter.add_chunks(1);
         }
-        self.meter.add_chunks(1);
-        if let Some(usage) = usage::read(data) {
-            self.meter.set(usage);
-        }
+        let told = usage::read(data)?;
+        self.meter.set(told);
+        Some(told)
     }
 }
 

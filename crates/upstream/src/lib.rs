@@ -5,7 +5,8 @@
 //!
 //! - [`Upstream`] is the provider: it writes the request, reads the answer and classifies
 //!   whatever goes wrong;
-//! - `request` writes requests, `compress` makes their bodies smaller;
+//! - `request` writes requests, `compress` makes their bodies smaller, `stream_usage` asks for
+//!   the usage of streams;
 //! - `reply`, `unary` and `events` make a reply of an answer, `decode` undoes its compression;
 //! - `pool` lends connections, `body` brings them back, `h1` and `h2` are the two sorts;
 //! - `connect` opens them, with `dns` and `tls`;
@@ -33,10 +34,11 @@ mod pool;
 mod reply;
 mod request;
 mod stream;
+mod stream_usage;
 mod tls;
 mod unary;
 
 pub use control::fetch;
 pub use credential::{ClientAuth, ClientCredentials};
 pub use openai::Upstream;
-pub use options::{CompressRequests, Options};
+pub use options::{CompressRequests, Options, StreamUsage};

@@ -6,10 +6,12 @@ use crate::{
     compress::{Compression, Packed},
     connect::Dialer,
     credential::{ClientCredentials, Token, Tokens},
+    events::Asked,
     options::Options,
     pool::{Patience, Pool},
     reply,
-    request::{Template, parse_base},
+    request::{Form, Template, parse_base},
+    stream_usage::{Ask, Asking, is_refused},
 };
 use http::StatusCode;
 use std::{fmt, sync::Arc};
@@ -30,6 +32,7 @@ pub struct Upstream {
     /// Our tokens there, where it takes no key.
     tokens: Option<Tokens>,
     compression: Compression,
+    asking: Asking,
     max_answer_bytes: usize,
 }
 
@@ -91,46 +94,88 @@ impl Upstream {
 
     fn assemble(name: Arc<str>, options: &Options, dialer: Dialer, template: Template) -> Self {
         let max_answer_bytes = options.max_answer_bytes;
-        let compression = Compression::new(options.compress_requests);
-        Self { name, pool: Pool::new(dialer, options), template, tokens: None, compression, max_answer_bytes }
+        Self {
+            name,
+            pool: Pool::new(dialer, options),
+            template,
+            tokens: None,
+            compression: Compression::new(options.compress_requests),
+            asking: Asking::new(options.stream_usage),
+            max_answer_bytes,
+        }
     }
 
     async fn attempt(&self, attempt: Attempt<'_>) -> Result<Reply> {
-        let answer = match self.compression.pack(&attempt).await {
-            None => self.exchange(&attempt, None).await?,
+        let ask = self.asking.of(attempt.call);
+        match (self.ask(&attempt, ask).await, ask) {
+            (Err(error), Some(refused)) if is_refused(&error) => {
+                // Boxed, so that the calls that are not refused do not carry its state.
+                Box::pin(self.ask_less(&attempt, refused)).await
+            }
+            (reply, _) => reply,
+        }
+    }
+
+    /// Sends it with less asked for than was refused, until the upstream takes it: nothing was
+    /// done with it before.
+    async fn ask_less(&self, attempt: &Attempt<'_>, refused: Ask) -> Result<Reply> {
+        let mut ask = refused.less();
+        loop {
+            match (self.ask(attempt, ask).await, ask) {
+                (Err(error), Some(refused)) if is_refused(&error) => ask = refused.less(),
+                (reply, _) => {
+                    if reply.is_ok() {
+                        self.asking.settle_for(ask);
+                    }
+                    return reply;
+                }
+            }
+        }
+    }
+
+    /// Sends it, asking for its stream's usage or not, and reads the answer.
+    async fn ask(&self, attempt: &Attempt<'_>, ask: Option<Ask>) -> Result<Reply> {
+        let answer = match self.compression.pack(attempt, ask).await {
+            None => self.exchange(attempt, Form::Plain(ask)).await?,
             // Boxed, so that the calls that are not compressed do not carry its state.
-            Some(packed) => Box::pin(self.exchange_packed(&attempt, &packed)).await?,
+            Some(packed) => Box::pin(self.exchange_packed(attempt, &packed, ask)).await?,
         };
         self.compression.learn(&answer.headers);
-        reply::read(answer, attempt.call, self.max_answer_bytes).await
+        let asked = if ask.is_some() { Asked::ByUs } else { Asked::AsSent };
+        reply::read(answer, attempt.call, asked, self.max_answer_bytes).await
     }
 
     /// Sends the body compressed, and plain when it is refused for that: nothing was done with it.
-    async fn exchange_packed(&self, attempt: &Attempt<'_>, packed: &Packed) -> Result<Answer> {
-        let answer = self.exchange(attempt, Some(packed)).await?;
+    async fn exchange_packed(
+        &self,
+        attempt: &Attempt<'_>,
+        packed: &Packed,
+        ask: Option<Ask>,
+    ) -> Result<Answer> {
+        let answer = self.exchange(attempt, Form::Packed(packed)).await?;
         if answer.status != StatusCode::UNSUPPORTED_MEDIA_TYPE {
             return Ok(answer);
         }
         self.compression.learn(&answer.headers);
         drop(answer);
-        let answer = self.exchange(attempt, None).await?;
+        let answer = self.exchange(attempt, Form::Plain(ask)).await?;
         if answer.status != StatusCode::UNSUPPORTED_MEDIA_TYPE {
             self.compression.refuse(packed.coding);
         }
         Ok(answer)
     }
 
-    async fn exchange(&self, attempt: &Attempt<'_>, packed: Option<&Packed>) -> Result<Answer> {
+    async fn exchange(&self, attempt: &Attempt<'_>, form: Form<'_>) -> Result<Answer> {
         let patience = Patience {
             connect: attempt.connect_timeout,
             deadline: Instant::from_std(attempt.deadline),
         };
         let Some(tokens) = &self.tokens else {
-            let make = |protocol| self.template.request(attempt, packed, None, protocol);
+            let make = |protocol| self.template.request(attempt, form, None, protocol);
             return self.pool.send(patience, make).await;
         };
         // Boxed, so that the calls that need no token do not carry its state.
-        Box::pin(self.exchange_with(tokens, attempt, packed, patience)).await
+        Box::pin(self.exchange_with(tokens, attempt, form, patience)).await
     }
 
     /// Sends it with a token, and with another when the first is refused: nothing was done then.
@@ -138,12 +183,12 @@ impl Upstream {
         &self,
         tokens: &Tokens,
         attempt: &Attempt<'_>,
-        packed: Option<&Packed>,
+        form: Form<'_>,
         patience: Patience,
     ) -> Result<Answer> {
         let send = async |token: &Token| {
             let header = Some(&token.header);
-            let make = |protocol| self.template.request(attempt, packed, header, protocol);
+            let make = |protocol| self.template.request(attempt, form, header, protocol);
             self.pool.send(patience, make).await
         };
         let token = tokens.token(patience.deadline).await?;

@@ -50,6 +50,13 @@ pub struct Options {
     /// ask yours before setting one. A body answered with 415 is sent again plain, and its coding
     /// not used again. Default "off".
     pub compress_requests: CompressRequests,
+    /// Whether the usage of streams is asked for where the caller's request has no
+    /// `stream_options`. "ask" writes `include_usage` into it and takes the event that answers it
+    /// out of the stream. "continuous" also asks for vLLM's `continuous_usage_stats`: every event
+    /// then tells the usage so far, which is passed on, and a stream that is cut is counted as
+    /// exactly as a whole one. A server that refuses the field, by 400 or 422 and its name, gets
+    /// the request again without it, and no longer it. Default "ask".
+    pub stream_usage: StreamUsage,
     /// Longest answer that is no stream of events, decompressed. Default "64MiB".
     #[serde(with = "written::size")]
     #[schemars(with = "String")]
@@ -73,6 +80,21 @@ pub enum CompressRequests {
     Auto,
 }
 
+/// Whether the usage of streams is asked for in the caller's stead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamUsage {
+    /// It is, in an event at the end.
+    #[default]
+    Ask,
+    /// It is, in every event.
+    ///
+    /// Source: vLLM, `StreamOptions.continuous_usage_stats`.
+    Continuous,
+    /// It is not: a stream whose caller did not ask is counted by its events.
+    Off,
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -87,6 +109,7 @@ impl Default for Options {
             ca_file: None,
             headers: BTreeMap::new(),
             compress_requests: CompressRequests::Off,
+            stream_usage: StreamUsage::Ask,
             max_answer_bytes: 64 << 20,
         }
     }
@@ -127,6 +150,7 @@ impl fmt::Debug for Options {
             .field("ca_file", &self.ca_file)
             .field("headers", &self.headers.keys())
             .field("compress_requests", &self.compress_requests)
+            .field("stream_usage", &self.stream_usage)
             .field("max_answer_bytes", &self.max_answer_bytes)
             .finish_non_exhaustive()
     }
@@ -139,12 +163,14 @@ mod tests {
     #[test]
     fn written_and_read_again() {
         let options: Options = serde_json::from_str(
-            r#"{"dns_ttl":"5s","max_answer_bytes":"1MiB","compress_requests":"zstd"}"#,
+            r#"{"dns_ttl":"5s","max_answer_bytes":"1MiB","compress_requests":"zstd",
+                "stream_usage":"continuous"}"#,
         )
         .unwrap();
         assert_eq!(options.dns_ttl, Duration::from_secs(5));
         assert_eq!(options.max_answer_bytes, 1 << 20);
         assert_eq!(options.compress_requests, CompressRequests::Zstd);
+        assert_eq!(options.stream_usage, StreamUsage::Continuous);
         let written = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<Options>(&written).unwrap(), options);
         assert!(serde_json::from_str::<Options>(r#"{"max_conections":1}"#).is_err());

@@ -1,6 +1,11 @@
 //! Makes a reply, or a classified error, of an answer.
 
-use crate::{body::Answer, decode::Source, events, fault, unary};
+use crate::{
+    body::Answer,
+    decode::Source,
+    events::{self, Asked},
+    fault, unary,
+};
 use bytes::BytesMut;
 use http::{HeaderMap, header};
 use std::{sync::Arc, time::SystemTime};
@@ -11,12 +16,17 @@ use tidegate_wire::{classify, rate_limits};
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// Reads `answer` as far as a provider must: a refusal and a unary answer whole, a stream to its
-/// first content.
+/// first content. A stream whose usage we `asked` for passes without the event that tells it.
 ///
 /// # Errors
 ///
 /// What the upstream refused, or why its answer is none.
-pub(crate) async fn read(answer: Answer, call: &Call, max_answer_bytes: usize) -> Result<Reply> {
+pub(crate) async fn read(
+    answer: Answer,
+    call: &Call,
+    asked: Asked,
+    max_answer_bytes: usize,
+) -> Result<Reply> {
     let Answer { status, headers, body } = answer;
     let encoding = text(&headers, header::CONTENT_ENCODING.as_str());
     let mut source = Source::new(body, encoding)?;
@@ -27,7 +37,7 @@ pub(crate) async fn read(answer: Answer, call: &Call, max_answer_bytes: usize) -
     let head = Head { status: status.as_u16(), headers: &headers };
     match (call.stream, is_event_stream(&headers)) {
         (true, true) => {
-            let (body, meter) = events::read(source, call.operation).await?;
+            let (body, meter) = events::read(source, call.operation, asked).await?;
             Ok(Reply { meter: Some(meter), ..head.reply(ContentType::EventStream, body) })
         }
         (false, true) => {

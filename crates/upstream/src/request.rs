@@ -1,6 +1,8 @@
 //! Writes requests: one template per upstream, a few headers per attempt, the caller's bytes.
 
-use crate::{compress::Packed, connect::Protocol, fault::setting, options::Options};
+use crate::{
+    compress::Packed, connect::Protocol, fault::setting, options::Options, stream_usage::Ask,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
@@ -93,23 +95,23 @@ impl Template {
         })
     }
 
-    /// The request of `attempt`, its body as it is or `packed`, in the form `protocol` writes, with
-    /// `authorization` in place of the key where there is one.
+    /// The request of `attempt`, its body in `form`, as `protocol` writes it, with `authorization`
+    /// in place of the key where there is one.
     pub(crate) fn request(
         &self,
         attempt: &Attempt<'_>,
-        packed: Option<&Packed>,
+        form: Form<'_>,
         authorization: Option<&HeaderValue>,
         protocol: Protocol,
     ) -> Request<RequestBody> {
         let call = attempt.call;
         let mut headers = self.headers.clone();
-        let body = match packed {
-            Some(packed) => {
+        let body = match form {
+            Form::Packed(packed) => {
                 headers.insert(CONTENT_ENCODING, packed.coding.header());
                 RequestBody::packed(packed)
             }
-            None => RequestBody::plain(attempt),
+            Form::Plain(ask) => RequestBody::plain(attempt, ask),
         };
         if let Some(authorization) = authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
@@ -211,12 +213,24 @@ fn headers(
 
 /// The body of a request, in order.
 pub(crate) struct RequestBody {
-    pieces: [Bytes; 3],
+    pieces: Pieces,
 }
 
+/// How a body goes out.
+#[derive(Clone, Copy)]
+pub(crate) enum Form<'p> {
+    /// As the caller sent it, with our model's name, and with what is asked for its stream.
+    Plain(Option<Ask>),
+    /// The same, compressed.
+    Packed(&'p Packed),
+}
+
+/// A body in order, those behind the last piece empty.
+pub(crate) type Pieces = [Bytes; 4];
+
 impl RequestBody {
-    fn plain(attempt: &Attempt<'_>) -> Self {
-        Self { pieces: in_few_pieces(pieces(attempt)) }
+    fn plain(attempt: &Attempt<'_>, ask: Option<Ask>) -> Self {
+        Self { pieces: in_few_pieces(pieces(attempt, ask)) }
     }
 
     fn packed(packed: &Packed) -> Self {
@@ -224,7 +238,7 @@ impl RequestBody {
     }
 
     pub(crate) const fn whole(bytes: Bytes) -> Self {
-        Self { pieces: [bytes, Bytes::new(), Bytes::new()] }
+        Self { pieces: [bytes, Bytes::new(), Bytes::new(), Bytes::new()] }
     }
 
     fn len(&self) -> usize {
@@ -232,20 +246,27 @@ impl RequestBody {
     }
 }
 
-/// The caller's body with the upstream's model name in it.
-pub(crate) fn pieces(attempt: &Attempt<'_>) -> [Bytes; 3] {
+/// The caller's body with the upstream's model name in it, and with the member that asks for its
+/// stream's usage; white space before its brace is left out then.
+pub(crate) fn pieces(attempt: &Attempt<'_>, ask: Option<Ask>) -> Pieces {
     let quoted = serde_json::to_vec(attempt.model).expect("strings always serialize");
-    attempt.call.payload.with_model(quoted.into())
+    let [first, model, rest] = attempt.call.payload.with_model(quoted.into());
+    match ask.zip(attempt.call.payload.opening()) {
+        Some((ask, opening)) => {
+            [Bytes::from_static(ask.opening()), first.slice(opening..), model, rest]
+        }
+        None => [first, model, rest, Bytes::new()],
+    }
 }
 
-fn in_few_pieces(pieces: [Bytes; 3]) -> [Bytes; 3] {
+fn in_few_pieces(pieces: Pieces) -> Pieces {
     let len: usize = pieces.iter().map(Bytes::len).sum();
     if len >= ONE_PIECE_BYTES || len == pieces[0].len() {
         return pieces;
     }
     let mut whole = BytesMut::with_capacity(len);
     pieces.iter().for_each(|piece| whole.put_slice(piece));
-    [whole.freeze(), Bytes::new(), Bytes::new()]
+    [whole.freeze(), Bytes::new(), Bytes::new(), Bytes::new()]
 }
 
 impl Body for RequestBody {
@@ -340,10 +361,11 @@ mod tests {
     #[test]
     fn long_bodies_are_not_copied() {
         let long = Bytes::from(vec![b'x'; ONE_PIECE_BYTES]);
-        let pieces =
-            in_few_pieces([long.clone(), Bytes::from_static(b"m"), Bytes::from_static(b"}")]);
-        assert_eq!(pieces[0].as_ptr(), long.as_ptr());
-        let short = [Bytes::from_static(b"{"), Bytes::from_static(b"m"), Bytes::from_static(b"}")];
-        assert_eq!(in_few_pieces(short)[0], "{m}");
+        let of = |start| {
+            let [model, end] = [b"m", b"}"].map(|piece| Bytes::from_static(piece));
+            in_few_pieces([start, model, end, Bytes::new()])
+        };
+        assert_eq!(of(long.clone())[0].as_ptr(), long.as_ptr());
+        assert_eq!(of(Bytes::from_static(b"{"))[0], "{m}");
     }
 }

@@ -1,4 +1,4 @@
-//! Tells the first event of a stream that carries output from those that only announce some.
+//! Tells what an event of a stream carries: the first output, a piece of it, nothing but usage.
 //!
 //! # Why
 //!
@@ -8,6 +8,9 @@
 //!
 //! What is not known for an announcement counts as content: a dialect we have not met is passed on
 //! as it comes rather than held.
+//!
+//! Where a stream is cut before its usage was told, what passed of it is counted: by the events
+//! that carried a piece of the answer, which is a token's text in most servers.
 
 use serde::{
     Deserialize, Deserializer,
@@ -28,6 +31,7 @@ use std::fmt;
 ///
 /// One walk over the event, about 2 µs per KiB, that keeps nothing but a list of choices. It is
 /// asked of held events only: of most streams, the first or the first two.
+/// [`is_output`] is asked of all.
 pub fn is_content(data: &[u8]) -> bool {
     if data.trim_ascii().is_empty() {
         return false;
@@ -49,6 +53,64 @@ pub fn is_content(data: &[u8]) -> bool {
             _ => event.delta.is_none_or(|delta| delta.0),
         },
     }
+}
+
+/// Whether an event (its data) carries a piece of an answer: what tokens are counted by.
+///
+/// | event | is output when |
+/// |---|---|
+/// | chat | a choice has anything in its delta but `role` and `name` that is not empty |
+/// | completions | a choice has a text that is not empty |
+/// | responses | its type ends in `.delta`, and its delta is not empty |
+/// | any other | it is JSON with something in it |
+///
+/// A finish reason, a usage and a message repeated at its end are none.
+///
+/// # Cost
+///
+/// One search for the event of a text's token, one walk as [`is_content`]'s for any other.
+pub fn is_output(data: &[u8]) -> bool {
+    if begins_with_text(data) == Some(true) {
+        return true;
+    }
+    let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else { return false };
+    match (event.choices, event.kind) {
+        (Some(choices), _) => choices.iter().any(Choice::is_output),
+        (None, Some(kind)) => kind.ends_with(".delta") && event.delta.is_some_and(|delta| delta.0),
+        (None, None) => serde_json::from_slice::<Filled>(data).is_ok_and(|all| all.0),
+    }
+}
+
+/// Whether the first choice begins with a text that is not empty, as most servers write it;
+/// `None` when it begins otherwise.
+fn begins_with_text(data: &[u8]) -> Option<bool> {
+    const CHOICES: &[u8] = b"\"choices\":[{";
+    // Responses repeat what they were told. In a string of the answer these quotes would be
+    // escaped.
+    if data.starts_with(b"{\"type\"") {
+        return None;
+    }
+    let at = memchr::memmem::find(data, CHOICES)?;
+    let mut choice = &data[at + CHOICES.len()..];
+    if let Some(index) = choice.strip_prefix(b"\"index\":") {
+        let digits = index.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        choice = index[digits..].strip_prefix(b",")?;
+    }
+    let text = choice
+        .strip_prefix(b"\"delta\":{\"content\":\"")
+        .or_else(|| choice.strip_prefix(b"\"text\":\""))?;
+    text.first().map(|byte| *byte != b'"')
+}
+
+/// Whether an event (its data) is the one that only tells a stream's usage: without choices, and
+/// with a usage that is not null.
+pub fn is_usage_alone(data: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Last {
+        choices: Vec<IgnoredAny>,
+        usage: Filled,
+    }
+    serde_json::from_slice::<Last>(data).is_ok_and(|last| last.choices.is_empty() && last.usage.0)
 }
 
 /// An event of any operation, as far as it tells whether it carries output.
@@ -85,7 +147,12 @@ struct Choice {
 
 impl Choice {
     const fn is_filled(&self) -> bool {
-        self.delta.0 || self.message.0 || self.text.0 || self.finish_reason.0
+        self.is_output() || self.finish_reason.0
+    }
+
+    /// A message beside a finish reason repeats what was said.
+    const fn is_output(&self) -> bool {
+        self.delta.0 || self.text.0 || (self.message.0 && !self.finish_reason.0)
     }
 }
 
@@ -203,6 +270,68 @@ mod tests {
         for line in events.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let (mark, data) = line.split_at(1);
             assert_eq!(is_content(data.trim().as_bytes()), mark == "+", "{data}");
+        }
+    }
+
+    /// One event a line: `+` is output, `-` is not.
+    fn check_output(events: &str) {
+        for line in events.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let (mark, data) = line.split_at(1);
+            assert_eq!(is_output(data.trim().as_bytes()), mark == "+", "{data}");
+        }
+    }
+
+    #[test]
+    fn output_is_what_tokens_are_counted_by() {
+        check_output(
+            r#"
+            - {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}
+            + {"id":"c","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}],"usage":null}
+            + {"id":"c","choices":[{"delta":{"content":"\""}}]}
+            + {"choices": [{"delta": {"content": "a"}}]}
+            + {"id":"c","choices":[{"delta":{"content":""}},{"delta":{"content":"b"}}]}
+            + {"id":"c","choices":[{"delta":{"reasoning_content":"hm"}}]}
+            + {"id":"c","choices":[{"delta":{"tool_calls":[{"function":{"arguments":"{"}}]}}]}
+            + {"id":"c","choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}
+            + {"choices":[{"message":{"content":"so far"}}]}
+            - {"choices":[{"delta":{},"message":{"content":"all of it"},"finish_reason":"stop"}]}
+            - {"id":"c","choices":[{"delta":{},"finish_reason":"stop"}]}
+            - {"id":"c","choices":[{"delta":{"content":""},"finish_reason":"length"}]}
+            - {"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}
+            - {"id":"c","choices":[],"prompt_filter_results":[{"text":"x"}]}
+            - [DONE]
+            - {"id":"broken","choices":[{"index":0,"delta":{"content":
+            + {"id":"c","object":"text_completion","choices":[{"text":"a","index":0}]}
+            - {"id":"c","object":"text_completion","choices":[{"text":"","finish_reason":"stop"}]}
+            + {"token":{"text":"a"}}
+            - {}
+            - {"type":"ping"}
+            - {"type":"response.created","response":{"instructions":[{"text":"Be brief."}]}}
+            - {"type":"response.output_item.added","item":{"type":"reasoning"}}
+            + {"type":"response.output_text.delta","delta":"a"}
+            - {"type":"response.output_text.delta","delta":""}
+            + {"type":"response.function_call_arguments.delta","delta":"{"}
+            - {"type":"response.output_text.done","text":"all of it"}
+            - {"type":"response.content_part.done","part":{"type":"output_text","text":"all of it"}}
+            - {"type":"response.completed","response":{"usage":{"output_tokens":2}}}
+            "#,
+        );
+    }
+
+    #[test]
+    fn the_event_that_only_tells_usage() {
+        for (data, is_it) in [
+            (r#"{"id":"c","choices":[],"usage":{"prompt_tokens":3}}"#, true),
+            (r#"{"usage": {"prompt_tokens": 3}, "choices": []}"#, true),
+            (r#"{"choices":[],"usage":null}"#, false),
+            (r#"{"choices":[]}"#, false),
+            (r#"{"choices":null,"usage":{"prompt_tokens":3}}"#, false),
+            (r#"{"choices":[{"delta":{}}],"usage":{"prompt_tokens":3}}"#, false),
+            (r#"{"choices":[{"delta":{"content":"\"choices\":[]"}}],"usage":{"x":3}}"#, false),
+            (r#"{"type":"response.completed","response":{"choices":[],"usage":{"x":3}}}"#, false),
+            ("[DONE]", false),
+        ] {
+            assert_eq!(is_usage_alone(data.as_bytes()), is_it, "{data}");
         }
     }
 

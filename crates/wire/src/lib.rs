@@ -14,5 +14,6 @@ pub mod prices;
 pub mod rate_limits;
 pub mod request;
 pub mod retry_after;
+pub mod sieve;
 pub mod sse;
 pub mod usage;

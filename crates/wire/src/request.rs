@@ -7,7 +7,7 @@
 //! the rest is skipped. Whatever is not looked at is the upstream's to judge.
 
 use crate::json::{check_depth, invalid, object_text};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 use std::ops::Range;
 use tidegate_core::{Error, Operation, Result, TokenEstimate};
@@ -27,6 +27,9 @@ pub struct View {
     pub choices: u64,
     /// Whether the same body means the same answer: `temperature` is 0, or there is a `seed`.
     pub deterministic: bool,
+    /// Where `stream_options` may be written in the caller's stead, behind the body's opening
+    /// brace: in a body that asks for a stream of chat or completions and says nothing of them.
+    pub opening: Option<usize>,
 }
 
 /// Bytes of body per prompt token: English and JSON punctuation come to about four.
@@ -56,6 +59,18 @@ struct Fields<'a> {
     temperature: Option<&'a RawValue>,
     #[serde(borrow)]
     seed: Option<&'a RawValue>,
+    #[serde(default)]
+    stream_options: Said,
+}
+
+/// Whether a field is there at all, `null` included.
+#[derive(Default)]
+struct Said(bool);
+
+impl<'de> Deserialize<'de> for Said {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| Self(true))
+    }
 }
 
 /// Reads the view of `body`, a request of `operation`.
@@ -75,14 +90,17 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<View> {
     let raw_model = fields.model.ok_or_else(|| {
         Error::invalid("model", "the field `model` is missing; name the model to call")
     })?;
+    let stream = flag("stream", fields.stream)?;
     Ok(View {
         model: model_name(raw_model)?,
         model_span: span_in(text, raw_model),
-        stream: flag("stream", fields.stream)?,
+        stream,
         max_output: told_maximum(operation, &fields)?,
         choices: whole("n", fields.n)?.unwrap_or(1).max(1),
         deterministic: fields.seed.is_some()
             || fields.temperature.is_some_and(|raw| raw.get().parse() == Ok(0.0_f64)),
+        opening: (stream && takes_stream_options(operation) && !fields.stream_options.0)
+            .then(|| text.len() - text.trim_ascii_start().len() + 1),
     })
 }
 
@@ -112,8 +130,13 @@ pub fn max_output(operation: Operation, view: &View) -> Option<u64> {
     }
 }
 
+/// Streams of responses tell their usage unasked.
+const fn takes_stream_options(operation: Operation) -> bool {
+    matches!(operation, Operation::ChatCompletions | Operation::Completions)
+}
+
 fn explain(error: &serde_json::Error) -> Error {
-    const ROUTED_BY: [&str; 8] = [
+    const ROUTED_BY: [&str; 9] = [
         "model",
         "stream",
         "max_tokens",
@@ -122,6 +145,7 @@ fn explain(error: &serde_json::Error) -> Error {
         "n",
         "temperature",
         "seed",
+        "stream_options",
     ];
     let reason = error.to_string();
     let twice = reason.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next());
@@ -213,6 +237,26 @@ mod tests {
         assert_eq!(&body[view.model_span.clone()], r#""qwen\/3""#);
         assert!(view.stream && view.deterministic);
         assert_eq!((view.max_output, view.choices), (Some(7), 2));
+    }
+
+    #[test]
+    fn stream_options_may_be_added_where_nothing_is_said_of_them() {
+        use Operation::{ChatCompletions, Completions, Embeddings, Responses};
+        for (operation, body, opening) in [
+            (ChatCompletions, r#"{"model":"m","stream":true}"#, Some(1)),
+            (Completions, " \n\t{\"stream\":true,\"model\":\"m\"}", Some(4)),
+            (ChatCompletions, r#"{"model":"m","stream":true,"x":{"stream_options":1}}"#, Some(1)),
+            (ChatCompletions, r#"{"model":"m"}"#, None),
+            (ChatCompletions, r#"{"model":"m","stream":true,"stream_options":{}}"#, None),
+            (ChatCompletions, r#"{"model":"m","stream":true,"stream_options":null}"#, None),
+            (ChatCompletions, r#"{"stream\u005foptions":1,"model":"m","stream":true}"#, None),
+            (Responses, r#"{"model":"m","stream":true}"#, None),
+            (Embeddings, r#"{"model":"m","stream":true}"#, None),
+        ] {
+            assert_eq!(read(operation, body.as_bytes()).unwrap().opening, opening, "{body}");
+        }
+        let twice = r#"{"model":"m","stream_options":{},"stream_options":{}}"#;
+        assert_eq!(refused(twice).0, Some("stream_options"));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!
 //! Source: WHATWG HTML, §9.2.6 "Interpreting an event stream".
 
+use std::ops::Range;
 use tidegate_core::{Error, Kind, Origin, Result};
 
 /// Longest event in bytes, unless told otherwise: 1 MiB.
@@ -29,6 +30,8 @@ pub struct Scanner {
     after_cr: bool,
     /// No line has been completed yet: a byte order mark may stand before it.
     at_start: bool,
+    /// A field has come since the last empty line: an event has begun. Comments are no fields.
+    is_open: bool,
     is_broken: bool,
     max_event_bytes: usize,
 }
@@ -48,6 +51,7 @@ impl Scanner {
             has_data: false,
             after_cr: false,
             at_start: true,
+            is_open: false,
             is_broken: false,
             max_event_bytes,
         }
@@ -60,27 +64,41 @@ impl Scanner {
     /// [`Kind::Upstream`] when an event (or a comment) is longer than allowed; from then on
     /// every push fails.
     pub fn push(&mut self, chunk: &[u8], mut on_event: impl FnMut(&[u8])) -> Result<()> {
+        self.scan(chunk, |data, _| on_event(data)).map(|_| ())
+    }
+
+    /// As [`Scanner::push`], also telling where in the chunk each event stands, from 0 when it
+    /// began in an earlier one. Gives back the length of what belongs to no unfinished event.
+    pub(crate) fn scan(
+        &mut self,
+        chunk: &[u8],
+        mut on_event: impl FnMut(&[u8], Range<usize>),
+    ) -> Result<usize> {
         if self.is_broken {
             return Err(too_long(self.max_event_bytes));
         }
-        let mut rest = chunk;
+        let (mut rest, mut settled) = (chunk, 0);
         if self.after_cr && !rest.is_empty() {
             self.after_cr = false;
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
+            settled = if self.is_open { 0 } else { chunk.len() - rest.len() };
         }
         while let Some(end) = memchr::memchr2(b'\n', b'\r', rest) {
             let (line, behind) = (&rest[..end], &rest[end + 1..]);
             self.check_room(line.len())?;
-            self.end_line(line, &mut on_event);
             rest = behind;
             if chunk[chunk.len() - behind.len() - 1] == b'\r' {
                 self.after_cr = behind.is_empty();
                 rest = behind.strip_prefix(b"\n").unwrap_or(behind);
             }
+            let place = settled..chunk.len() - rest.len();
+            let end = place.end;
+            self.end_line(line, &mut |data: &[u8]| on_event(data, place.clone()));
+            settled = if self.is_open { settled } else { end };
         }
         self.check_room(rest.len())?;
         self.line.extend_from_slice(rest);
-        Ok(())
+        Ok(settled)
     }
 
     /// Takes the end of the stream for the end of a last event that lacks its empty line.
@@ -125,8 +143,10 @@ impl Scanner {
             line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
         }
         if line.is_empty() {
+            self.is_open = false;
             return self.end_event(on_event);
         }
+        self.is_open |= !line.starts_with(b":");
         let Some(field) = line.strip_prefix(b"data") else { return };
         let value = match field.strip_prefix(b":") {
             Some(value) => value.strip_prefix(b" ").unwrap_or(value),
@@ -150,7 +170,7 @@ impl Scanner {
     }
 }
 
-fn too_long(max_event_bytes: usize) -> Error {
+pub(crate) fn too_long(max_event_bytes: usize) -> Error {
     Error::new(
         Kind::Upstream,
         Origin::Upstream,

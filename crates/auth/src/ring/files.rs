@@ -84,8 +84,7 @@ impl Directory {
     pub(super) fn write(&self, name: &str, pem: &Secret<String>) -> Result<()> {
         let write = || -> io::Result<()> {
             let draft = self.0.join(format!(".{name}.new"));
-            let mut file =
-                private(OpenOptions::new().write(true).create_new(true)).open(&draft)?;
+            let mut file = private(OpenOptions::new().write(true).create_new(true)).open(&draft)?;
             file.write_all(pem.expose().as_bytes())?;
             file.sync_all()?;
             fs::rename(&draft, self.file(name))?;

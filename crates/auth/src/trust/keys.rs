@@ -1,10 +1,10 @@
 //! A key set as an issuer shows it (RFC 7517): the keys in it that can be used, and for what.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -28,7 +28,8 @@ pub(super) struct Shown {
 
 impl PartialEq for KeySet {
     fn eq(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.0.iter().map(|key| &key.jwk), other.0.iter().map(|key| &key.jwk));
+        let (ours, theirs) =
+            (self.0.iter().map(|key| &key.jwk), other.0.iter().map(|key| &key.jwk));
         ours.eq(theirs)
     }
 }

@@ -1,12 +1,12 @@
 //! An authority over a store with one key, and issuers it trusts.
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
 use tempfile::TempDir;
 use tidegate_auth::{Authority, Fetch, Options};
 use tidegate_core::{Error, KeyRecord, Result, Scope, Store as _, Tenant, Tokens as _};
 use tidegate_store::{Memory, key};
-use parking_lot::Mutex;
 
 pub(crate) const URL: &str = "http://gate.test";
 

@@ -49,3 +49,34 @@ async fn a_key_is_no_token_and_a_token_no_key() {
     assert!(gate.authority.client(&gate.client.0, &token).is_none(), "a token buys no token");
     assert!(gate.authority.client("nobody000000", &gate.client.1).is_none());
 }
+
+/// One character more, less or other, anywhere: it is not the same token, so it is no token.
+#[tokio::test]
+async fn no_change_of_a_good_token_is_taken() {
+    let gate = Gate::open(&Options::default()).await;
+    let good = gate.token(None);
+    // The numbers of Knuth's MMIX: the same changes every time.
+    let mut state = 7_u64;
+    let mut roll = |below: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let letters = b"ABab01-_.+/= {}\"%";
+    for _ in 0..4000 {
+        let mut changed = good.clone().into_bytes();
+        for _ in 0..=roll(2) {
+            let at = roll(changed.len());
+            let letter = letters[roll(letters.len())];
+            match roll(4) {
+                0 => drop(changed.remove(at)),
+                1 => changed.insert(at, letter),
+                2 => changed[at] = letter,
+                _ => changed.swap(at, at.saturating_sub(1)),
+            }
+        }
+        let changed = String::from_utf8(changed).unwrap();
+        let taken = gate.holder(&changed).await.is_ok();
+        assert_eq!(taken, changed == good, "{changed}");
+    }
+}

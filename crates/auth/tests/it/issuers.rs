@@ -80,11 +80,8 @@ impl Issuer {
         };
         let own = json!({ "alg": self.algorithm, "kid": self.key_id });
         let encode = |part: Value| URL_SAFE_NO_PAD.encode(part.to_string());
-        let signed = format!(
-            "{}.{}",
-            encode(merge(own, header)),
-            encode(merge(Self::claims(), changes))
-        );
+        let signed =
+            format!("{}.{}", encode(merge(own, header)), encode(merge(Self::claims(), changes)));
         let signature = crypto::sign(signed.as_bytes(), &self.key, self.algorithm).unwrap();
         format!("{signed}.{signature}")
     }
@@ -182,7 +179,8 @@ async fn hostile_tokens_of_an_issuer_are_refused() {
         ("an id token", issuer.token(json!({ "at_hash": "h" }))),
         ("other type", issuer.token_with(json!({ "typ": "logout+jwt" }), json!({}))),
         ("PS256 by the name of RS256's key", {
-            let other = Issuer { algorithm: Algorithm::PS256, key: issuer.key.clone(), key_id: "one" };
+            let other =
+                Issuer { algorithm: Algorithm::PS256, key: issuer.key.clone(), key_id: "one" };
             other.token(json!({}))
         }),
         ("our own key for its issuer", ours.good()),

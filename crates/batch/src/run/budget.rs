@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn an_idle_budget_holds_nothing_however_large_the_sums() {
-        let mut budget = Budget::new(Some(1e9), 0.0);
+        let mut budget = Budget::new(Some(1e7), 0.0);
         let reserved: Vec<f64> = (1..1000)
             .map(|output| match budget.admit(PRICE, tokens(output * 7 / 3)) {
                 Admission::Start(reserved) => reserved + 0.1 - 0.1,
@@ -115,7 +115,7 @@ mod tests {
             })
             .collect();
         reserved.iter().rev().for_each(|reserved| budget.settle(*reserved, 0.0, None));
-        assert_eq!(budget.admit(PRICE, tokens(2_000_000_000)), Admission::Spent);
+        assert_eq!(budget.admit(PRICE, tokens(15_000_000)), Admission::Spent);
     }
 
     #[test]

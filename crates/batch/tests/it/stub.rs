@@ -11,8 +11,8 @@ use std::{
 use tempfile::TempDir;
 use tidegate_batch::{Failure, Finished, InputOptions, Job, Progress, Surroundings, run};
 use tidegate_core::{
-    Answer, Body, BoundBy, BoxFuture, Call, ContentType, Error, Identity, Kind, ModelInfo, Money, Origin,
-    Price, RateLimits, Reply, Result, Served, Tenant, UpstreamState, Usage,
+    Answer, Body, BoundBy, BoxFuture, Call, ContentType, Error, Identity, Kind, ModelInfo, Money,
+    Origin, Price, RateLimits, Reply, Result, Served, Tenant, UpstreamState, Usage,
 };
 use tokio_util::sync::CancellationToken;
 

@@ -21,7 +21,7 @@ use ask::Ask;
 use crate::{
     Upstream,
     attempt::{later, now},
-    limits::{self, Amount, Hold, Party, Refusal},
+    limits::{self, Hold, Party, Refusal},
     parts::Limiters,
 };
 use parking_lot::Mutex;
@@ -30,9 +30,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tidegate_core::{
-    BoundBy, BreakerState, Call, Patience, Price, Priority, Result, TokenEstimate, UpstreamState,
-};
+use tidegate_core::{BoundBy, BreakerState, Call, Price, Result, UpstreamState};
 use tidegate_policy::{
     breaker,
     pacer::Go,

@@ -108,3 +108,44 @@ impl Table {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::now;
+    use tidegate_core::Tenant;
+    use tidegate_testkit::script::call;
+
+    #[test]
+    fn threads_that_ask_at_once_get_no_more_than_there_is() {
+        let requests = |limit| Rule {
+            limits: Limits { requests_per_minute: Some(limit), ..Limits::default() },
+            ..Rule::default()
+        };
+        let table = Table::new(Options {
+            default: requests(60),
+            teams: HashMap::from([("crew".into(), requests(100))]),
+            models: HashMap::from([("chat".into(), requests(110))]),
+            ..Options::default()
+        });
+        let at = now();
+        let passed = |id: &str, team: Option<&str>| {
+            let (id, team) = (id.into(), team.map(Into::into));
+            let tenant = Arc::new(Tenant { id, team, limits: None, ..Tenant::local() });
+            let call = Call { tenant, ..call("chat") };
+            let admitted = |_: &u32| table.admit(&call, Amount::default(), at).is_ok();
+            (0..500).filter(admitted).count()
+        };
+        let all: usize = std::thread::scope(|threads| {
+            let callers = [("ann", Some("crew")), ("bob", Some("crew")), ("cy", None)];
+            let passed = &passed;
+            let asking = (0..4).flat_map(|_| callers);
+            let asking: Vec<_> =
+                asking.map(|(id, team)| threads.spawn(move || passed(id, team))).collect();
+            asking.into_iter().map(|asking| asking.join().unwrap_or_default()).sum()
+        });
+        // What the model lets through, and exactly that: no refusal by one scope cost another.
+        assert_eq!(all, 110);
+        assert_eq!((table.callers_in_flight(), table.held()), (0, (0, Amount::default())));
+    }
+}

@@ -40,10 +40,14 @@ const STUCK: Duration = Duration::from_secs(60);
 /// Scenarios among which every sort of thing happens.
 const ENOUGH: u64 = 1_000;
 /// What must happen in as many: an invariant that nothing ever tries proves nothing.
-const REACHED: [&str; 24] = [
+const REACHED: [&str; 29] = [
     "again after a refusal, free: false",
     "again after a refusal, free: true",
     "attempt Dropped",
+    "booked fallback",
+    "booked hedge",
+    "booked mirror",
+    "booked retry",
     "copy",
     "copy Dropped",
     "hedge",
@@ -55,6 +59,7 @@ const REACHED: [&str; 24] = [
     "over hung up between attempts",
     "over hung up in its answer",
     "over hung up in line",
+    "over refused BudgetExceeded by Caller",
     "over refused ConcurrencyLimited by Caller",
     "over refused DeadlineExceeded by Gateway",
     "over refused DeadlineExceeded by Upstream",

@@ -13,6 +13,7 @@
 //! through the same [`Keys`].
 
 mod form;
+mod view;
 
 use crate::{
     body,
@@ -29,7 +30,7 @@ use hyper::{Method, StatusCode, body::Incoming, http::request::Parts};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_core::{Error, KeyRecord, Keys, Kind, Minted, Origin};
 
-pub use form::KeyView;
+pub use view::KeyView;
 
 /// What keys are found below.
 const PREFIX: &str = "/admin/keys/";

@@ -4,10 +4,10 @@
 use futures_util::{StreamExt, stream};
 use std::{sync::Arc, time::Duration};
 use tidegate_core::{Call, Patience};
-use tidegate_policy::concurrency;
+use tidegate_policy::{concurrency, rate_limit::Algorithm};
 use tidegate_sdk::{
-    Client, ModelSettings, Operation, Protocol, Settings, TargetSettings, UpstreamSettings,
-    blocking,
+    Client, LimitSettings, LimitsSettings, ModelSettings, Operation, Protocol, Settings,
+    TargetSettings, UpstreamSettings, blocking,
 };
 use tidegate_sim::{Faults, Options, Sim};
 use tidegate_testkit::script::{call, within};
@@ -85,6 +85,78 @@ fn a_rate_nothing_can_pass_is_named() {
         let built = Client::builder().settings(broken).simulator(simulator).build();
         let error = built.err().unwrap().to_string();
         assert!(error.contains("upstreams.sim.requests_per_minute"), "{error}");
+    }
+}
+
+#[test]
+fn a_limit_nothing_can_pass_is_named() {
+    let limits = |change: fn(&mut LimitSettings)| {
+        let mut broken = settings(|_| ());
+        change(broken.limits.models.entry("sim-small".into()).or_default());
+        let sim = Sim::new(Options::default());
+        let simulator = Arc::new(move || sim.connect());
+        let built = Client::builder().settings(broken).simulator(simulator).build();
+        built.map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(limits(|limits| limits.cost_per_minute = Some(0.5)), Ok(()));
+    let none = limits(|limits| limits.concurrency = Some(0)).unwrap_err();
+    assert!(none.starts_with("limits.models.sim-small.concurrency: 0 would"), "{none}");
+    for usd in [0.0, -1.0, f64::NAN, 1e9] {
+        let mut written = LimitSettings { cost_per_minute: Some(usd), ..Default::default() };
+        assert_eq!(written.problems()[0].0, "cost_per_minute", "{usd}");
+        written.burst = Some(Duration::ZERO);
+        assert_eq!(written.problems().len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_kept_as_they_are_written() {
+    let settings = |change: fn(&mut LimitsSettings)| {
+        let at_once = |upstream: &mut UpstreamSettings| {
+            upstream.max_concurrency = concurrency::Options::Fixed(100);
+        };
+        let mut settings = settings(at_once);
+        change(&mut settings.limits);
+        settings
+    };
+    for (settings, expected) in [
+        (
+            settings(|limits| {
+                let written = LimitSettings { requests_per_minute: Some(60), ..Default::default() };
+                limits.models.insert("sim-small".into(), written);
+            }),
+            60,
+        ),
+        (
+            settings(|limits| {
+                let written = LimitSettings {
+                    requests_per_minute: Some(60),
+                    burst: Some(Duration::from_secs(5)),
+                    ..Default::default()
+                };
+                limits.upstreams.insert("sim".into(), written);
+            }),
+            5,
+        ),
+        (
+            settings(|limits| {
+                let written = LimitSettings {
+                    requests_per_minute: Some(60),
+                    algorithm: Algorithm::LeakyBucket,
+                    ..Default::default()
+                };
+                // It comes before the local caller's own, which has no limits.
+                limits.callers.insert("local".into(), written);
+            }),
+            1,
+        ),
+    ] {
+        let client = client(&Sim::new(Options::default()), settings);
+        let body = serde_json::json!({ "model": "sim-small", "input": "text" });
+        let calls = (0..100).map(|_| client.json(Operation::Embeddings, &body));
+        let answers = futures_util::future::join_all(calls).await;
+        let passed = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert_eq!(passed, expected);
     }
 }
 

@@ -50,6 +50,29 @@ async fn usage_comes_last_where_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn usage_so_far_comes_with_every_event_where_asked_for() {
+    let sim = Sim::new(options());
+    let body = json!({"model": "m", "prompt": "the tide", "max_tokens": 3});
+    for (path, body) in
+        [("/v1/chat/completions", chat("Hello there", 3)), ("/v1/completions", body)]
+    {
+        let mut asked = streamed(body);
+        asked["stream_options"] = json!({"include_usage": true, "continuous_usage_stats": true});
+        let chunks = parsed(&post(&sim, path, &asked).await);
+        let role: &[u64] = if path.contains("chat") { &[0] } else { &[] };
+        let expected = [role, &[1, 2, 3, 3, 3]].concat();
+        let told = |chunk: &Value| chunk["usage"]["completion_tokens"].as_u64().unwrap();
+        assert_eq!(chunks.iter().map(told).collect::<Vec<_>>(), expected);
+        let prompt = u64::from(sim.ledger().last().unwrap().prompt_tokens);
+        assert!(chunks.iter().all(|chunk| chunk["usage"]["prompt_tokens"] == prompt));
+
+        asked["stream_options"] = json!({"continuous_usage_stats": true});
+        let chunks = parsed(&post(&sim, path, &asked).await);
+        assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn completions_take_many_prompts() {
     let sim = Sim::new(options());
     let body = json!({"model": "m", "prompt": ["the tide", "the gate"], "n": 2, "max_tokens": 4});

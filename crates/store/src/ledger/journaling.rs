@@ -52,31 +52,32 @@ impl<'a> Journaling<'a> {
     fn step(&mut self) -> bool {
         let stopping = self.gather();
         let written = self.append();
-        let told = &mut self.shared.state.lock();
-        if let Err(cause) = &written {
-            if !told.journal_fails {
-                let dir = self.shared.dir.display();
-                tracing::error!(
-                    "the ledger's journal in {dir} cannot be written ({cause}): entries wait in \
-                     memory until it can, and go to the database from there"
-                );
+        let failed = written.is_err();
+        let shared = self.shared;
+        let did_fail = {
+            let mut state = shared.state.lock();
+            if failed {
+                // In front of those that came meanwhile.
+                self.batch.append(&mut state.waiting);
+                mem::swap(&mut self.batch, &mut state.waiting);
             }
-            // In front of those that came meanwhile.
-            self.batch.append(&mut told.waiting);
-            mem::swap(&mut self.batch, &mut told.waiting);
-        } else if told.journal_fails {
-            tracing::warn!("the ledger's journal can be written again");
+            mem::replace(&mut state.journal_fails, failed)
+        };
+        shared.journaled.notify_one();
+        match written {
+            Err(cause) if !did_fail => tracing::error!(
+                "the ledger's journal in {} cannot be written ({cause}): entries wait in memory \
+                 until it can, and go to the database from there",
+                shared.dir.display()
+            ),
+            Ok(()) if did_fail => tracing::warn!("the ledger's journal can be written again"),
+            _ => {}
         }
-        told.journal_fails = written.is_err();
-        self.shared.journaled.notify_one();
-        if stopping {
-            return false;
+        if failed && !stopping {
+            let mut state = shared.state.lock();
+            shared.arrived.wait_while_for(&mut state, |state| !state.stopping, TRY_AGAIN);
         }
-        if written.is_err() {
-            let shared = self.shared;
-            shared.arrived.wait_while_for(told, |state| !state.stopping, TRY_AGAIN);
-        }
-        true
+        !stopping
     }
 
     /// Takes what came in; whether the end has come.

@@ -12,6 +12,7 @@ use super::{
 };
 use parking_lot::MutexGuard;
 use std::{
+    collections::VecDeque,
     fs,
     hash::{BuildHasher, RandomState},
     io, mem,
@@ -51,17 +52,20 @@ pub(super) fn run(shared: &Arc<Shared>, database: Box<dyn Database>, retention: 
         storing.advance(next);
     }
     let mut state = shared.state.lock();
-    remove_stored(&mut state, true);
+    let stored = take_stored(&mut state, true);
     // Their locks go with them: whoever starts next may take them over.
-    state.segments.clear();
+    let left = mem::take(&mut state.segments);
     let lost = mem::take(&mut state.waiting).len();
+    state.lost += lost as u64;
+    drop(state);
+    delete(stored);
+    drop(left);
     if lost > 0 {
-        state.lost += lost as u64;
         tracing::error!(
             "the ledger has lost {lost} entries: neither journal nor database took them"
         );
     }
-    state.store_done = true;
+    shared.state.lock().store_done = true;
     shared.finished.notify_all();
 }
 
@@ -98,7 +102,10 @@ impl Storing<'_> {
             if self.over {
                 return None;
             }
-            remove_stored(&mut state, false);
+            if state.segments.iter().any(|segment| segment.sealed && segment.left() == 0) {
+                let stored = take_stored(&mut state, false);
+                MutexGuard::unlocked(&mut state, || delete(stored));
+            }
             if let Some(segment) = state.segments.iter().find(|segment| segment.left() > 0) {
                 let (left, sealed) = (segment.left(), segment.sealed);
                 let pause = match self.last {
@@ -133,7 +140,7 @@ impl Storing<'_> {
         let done = match next {
             Next::Store(segment) => self.store(&segment),
             Next::Direct(bytes, last) => self.store_directly(&bytes, last),
-            Next::Forget => self.forget(),
+            Next::Forget => return self.forget(),
         };
         match done {
             Ok(()) => self.is_here(),
@@ -142,7 +149,9 @@ impl Storing<'_> {
     }
 
     fn store(&mut self, segment: &Segment) -> Result<(), Trouble> {
-        segment.window(&mut self.window).map_err(|cause| unreadable(segment, &cause))?;
+        if let Err(cause) = segment.window(&mut self.window) {
+            return self.pass_over(segment, &cause);
+        }
         let last = self.window.len() as u64 == segment.left();
         let batch = journal::rows(&self.window, BATCH, last);
         if batch.damaged > 0 {
@@ -173,6 +182,22 @@ impl Storing<'_> {
         Ok(())
     }
 
+    /// What cannot be read must not hold up what comes after it; the next start tries again.
+    fn pass_over(&self, segment: &Segment, cause: &io::Error) -> Result<(), Trouble> {
+        let path = segment.path.display();
+        let why = format!("the ledger's journal {path} cannot be read: {cause}");
+        if !segment.sealed {
+            return Err(Trouble { why });
+        }
+        tracing::error!("{why}; the next start tries again");
+        let mut state = self.shared.state.lock();
+        state.segments.retain(|other| other.path != segment.path);
+        let inherited = state.segments.iter().any(|segment| self.is_inherited(segment));
+        drop(state);
+        self.shared.progress.send_modify(|progress| progress.inherited = inherited);
+        Ok(())
+    }
+
     fn is_inherited(&self, segment: &Segment) -> bool {
         segment.writer != self.shared.writer && segment.left() > 0
     }
@@ -185,25 +210,30 @@ impl Storing<'_> {
         Ok(())
     }
 
-    fn forget(&mut self) -> Result<(), Trouble> {
-        let Some(retention) = self.retention else { return Ok(()) };
+    /// Deletes some of what is too old. Where that cannot be done it is tried again later: nothing
+    /// else depends on it.
+    fn forget(&mut self) {
+        let Some(retention) = self.retention else { return };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let before = i64::try_from(now.saturating_sub(retention).as_micros()).unwrap_or(i64::MAX);
-        let forgotten = self.database.forget(before, FORGET_MOST)?;
-        // The rest at once, but between two transactions that store.
-        if forgotten < u64::from(FORGET_MOST) {
-            self.forget_at = Some(Instant::now() + FORGET_EVERY);
+        match self.database.forget(before, FORGET_MOST) {
+            // The rest at once, but between two transactions that store.
+            Ok(forgotten) if forgotten == u64::from(FORGET_MOST) => return,
+            Ok(_) => {}
+            Err(Trouble { why }) => {
+                tracing::warn!("old entries of the ledger cannot be deleted: {why}");
+            }
         }
-        Ok(())
+        self.forget_at = Some(Instant::now() + FORGET_EVERY);
     }
 
     fn is_here(&mut self) {
         self.backoff = BACKOFF.0;
-        let mut state = self.shared.state.lock();
-        if state.away {
-            state.away = false;
-            let left = state.left();
-            drop(state);
+        let (was_away, left) = {
+            let mut state = self.shared.state.lock();
+            (mem::take(&mut state.away), state.left())
+        };
+        if was_away {
             tracing::warn!(
                 "the ledger's database is back: {left} bytes of journal are being stored"
             );
@@ -212,21 +242,22 @@ impl Storing<'_> {
 
     fn is_away(&mut self, why: &str) {
         let shared = self.shared;
-        let mut state = shared.state.lock();
-        if !state.away {
-            state.away = true;
+        let (was_away, left) = {
+            let mut state = shared.state.lock();
+            (mem::replace(&mut state.away, true), state.left())
+        };
+        let dir = shared.dir.display();
+        if !was_away {
             tracing::warn!(
-                "the ledger's database is away ({why}): entries are kept in {} until it is back",
-                shared.dir.display()
+                "the ledger's database is away ({why}): entries are kept in {dir} until it is back"
             );
         }
-        let left = state.left();
         if left > MUCH_BYTES && !self.told_much {
-            let dir = shared.dir.display();
             tracing::error!("the ledger's journal in {dir} holds {left} bytes by now");
         }
         self.told_much = left > MUCH_BYTES;
         shared.progress.send_modify(|progress| progress.failures += 1);
+        let mut state = shared.state.lock();
         if state.stopping && state.journal_done {
             // It is in the journal: the next start stores it.
             self.over = true;
@@ -254,20 +285,22 @@ fn encode(state: &MutexGuard<'_, State>) -> (Vec<u8>, u64) {
     (bytes, last)
 }
 
-/// Deletes the files that the database has; those that may grow stay, until `all` is over.
-fn remove_stored(state: &mut State, all: bool) {
-    state.segments.retain(|segment| {
-        let over = segment.left() == 0 && (segment.sealed || all);
-        if over && let Err(cause) = fs::remove_file(&segment.path) {
+/// Takes out the files that the database has; those that may grow stay, until `all` is over.
+fn take_stored(state: &mut State, all: bool) -> Vec<Segment> {
+    let is_over = |segment: &Segment| segment.left() == 0 && (segment.sealed || all);
+    let (over, kept) = state.segments.drain(..).partition(is_over);
+    state.segments = VecDeque::from(kept as Vec<Segment>);
+    over
+}
+
+/// Deletes files. Takes its time with long ones: nobody may hold the lock meanwhile.
+fn delete(stored: Vec<Segment>) {
+    for segment in stored {
+        if let Err(cause) = fs::remove_file(&segment.path) {
             // Stored again at the next start, which changes nothing.
             tracing::warn!("{} is stored and stays: {cause}", segment.path.display());
         }
-        !over
-    });
-}
-
-fn unreadable(segment: &Segment, cause: &io::Error) -> Trouble {
-    Trouble { why: format!("{} cannot be read: {cause}", segment.path.display()) }
+    }
 }
 
 /// From 0 to 1.

@@ -425,7 +425,9 @@ fn assemble(
     if let (Some(input), Some(output)) = (upstream.price_input, upstream.price_output) {
         let told = price::Options { input, output, cached_input: None }.price();
         let told = told.map_err(|field| {
-            Stop::usage(format!("--price-{field} is more than a dollar per token: it is per million"))
+            Stop::usage(format!(
+                "--price-{field} is more than a dollar per token: it is per million"
+            ))
         })?;
         let told: Prices = Arc::new(move |_| Some(told));
         assembled.prices = told;

@@ -194,8 +194,9 @@ async fn open(config: &config::Config) -> Result<Opened, String> {
     let server = &config.server;
     let store = Sqlite::open(&server.data_dir)
         .map_err(|error| format!("{} (--data-dir, server.data_dir)", error.message()))?;
-    let replays = replays(&config.idempotency, &server.data_dir)
-        .map_err(|error| format!("{} (idempotency.enabled = false does without)", error.message()))?;
+    let replays = replays(&config.idempotency, &server.data_dir).map_err(|error| {
+        format!("{} (idempotency.enabled = false does without)", error.message())
+    })?;
     let callers = bind(server.listen).await.map_err(|refused| {
         format!("{refused}: choose another with --listen or server.listen; port 0 takes a free one")
     })?;

@@ -9,7 +9,8 @@ use super::{
     problem::{Place, Problem, hint},
     tree::Node,
 };
-use tidegate_sdk::{ModelSettings, Protocol, UpstreamSettings};
+use tidegate_sdk::{ModelSettings, OauthSettings, Protocol, UpstreamSettings};
+use tidegate_upstream::ClientCredentials;
 
 /// What was found, each thing placed where it was written.
 pub(super) struct Findings<'a> {
@@ -103,9 +104,33 @@ fn check_server(config: &Config, findings: &mut Findings<'_>) {
 
 fn check_oauth(config: &Config, findings: &mut Findings<'_>) {
     if let Err((keys, message)) = config.oauth.check() {
-        let path: Vec<&str> = ["oauth"].into_iter().chain(keys.iter().map(String::as_str)).collect();
+        let path: Vec<&str> =
+            ["oauth"].into_iter().chain(keys.iter().map(String::as_str)).collect();
         findings.problem(&path, message);
     }
+    for (name, issuer) in &config.oauth.issuers {
+        let (key, url) = match &issuer.jwks_url {
+            Some(url) => ("jwks_url", url),
+            None => ("issuer", &issuer.issuer),
+        };
+        if is_open_to_others(url) {
+            let message = "is plain HTTP: whoever is on the way can put its own keys there";
+            findings.warning(&["oauth", "issuers", name, key], message);
+        }
+    }
+}
+
+/// Whether a URL is plain HTTP to another machine.
+fn is_open_to_others(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(literal) => literal.split(']').next(),
+        None => authority.split(':').next(),
+    };
+    let host = host.unwrap_or_default();
+    let is_loopback = |address: std::net::IpAddr| address.to_canonical().is_loopback();
+    host != "localhost" && !host.parse().is_ok_and(is_loopback)
 }
 
 fn check_idempotency(config: &Config, findings: &mut Findings<'_>) {
@@ -174,7 +199,35 @@ fn check_upstream(name: &str, upstream: &UpstreamSettings, findings: &mut Findin
         findings.refuse_if(wrong, &key(name), "must be more than 0");
     }
     findings.refuse_if(upstream.tokens_per_minute == Some(0), &key("tokens_per_minute"), nothing);
+    if let Some(oauth) = &upstream.oauth {
+        check_account(name, upstream, oauth, findings);
+    }
     check_connection(name, &upstream.connection, findings);
+}
+
+/// Our account at an upstream's token endpoint.
+fn check_account(
+    name: &str,
+    upstream: &UpstreamSettings,
+    oauth: &OauthSettings,
+    findings: &mut Findings<'_>,
+) {
+    let key = |key| ["upstreams", name, "oauth", key];
+    if let Err(wrong) = ClientCredentials::check_url(&oauth.token_url) {
+        findings.problem(&key("token_url"), wrong);
+    } else if is_open_to_others(&oauth.token_url) {
+        findings.warning(&key("token_url"), "is plain HTTP: our secret can be read on the way");
+    }
+    findings.refuse_if(
+        oauth.client_id.is_empty(),
+        &key("client_id"),
+        "is empty: who are we there?",
+    );
+    let whole = ["upstreams", name, "oauth"];
+    let both = "stands beside api_key: the upstream is sent a key or a token, so leave one out";
+    findings.refuse_if(upstream.api_key.is_some(), &whole, both);
+    let simulated = "is for an upstream that asks for tokens: the built-in simulator asks for none";
+    findings.refuse_if(upstream.protocol == Protocol::Sim, &whole, simulated);
 }
 
 fn check_connection(

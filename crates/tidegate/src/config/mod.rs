@@ -38,9 +38,11 @@ use std::{
     sync::Arc,
 };
 use tidegate_core::{Price, Secret};
-use tidegate_policy::{breaker, budget, load, memory, queue, retry, retry_budget, setting::SecretRef};
-use tidegate_store::ledger::Database;
+use tidegate_policy::{
+    breaker, budget, load, memory, queue, retry, retry_budget, setting::SecretRef,
+};
 use tidegate_sdk::{LimitsSettings, ModelSettings, Settings, TeamSettings, UpstreamSettings};
+use tidegate_store::ledger::Database;
 
 /// The configuration of a gateway.
 ///
@@ -222,6 +224,8 @@ pub(crate) struct Loaded {
     pub(crate) config: Config,
     /// Our keys at the upstreams, by the upstream's name.
     pub(crate) api_keys: BTreeMap<String, Secret<String>>,
+    /// Our secrets at the token endpoints of upstreams, by the upstream's name.
+    pub(crate) client_secrets: BTreeMap<String, Secret<String>>,
     /// What operators must send.
     pub(crate) admin_token: Option<Secret<String>>,
     /// What models cost, by the upstreams' own names of them.
@@ -241,14 +245,16 @@ pub(crate) struct Loaded {
 /// Everything that is wrong with it.
 pub(crate) fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, Problems> {
     let (mut api_keys, mut admin_token) = (BTreeMap::new(), None);
+    let mut client_secrets = BTreeMap::new();
     let (mut listed, mut ledger) = (BTreeMap::new(), None);
     let loaded = load_with(sources, environment, |config, findings| {
         ledger = ledger::database(config, environment, findings);
         api_keys = secret::api_keys(config, environment, findings);
+        client_secrets = secret::client_secrets(config, environment, findings);
         admin_token = secret::admin_token(config, environment, findings);
         listed = prices::read(config, environment, findings);
     })?;
-    Ok(Loaded { api_keys, admin_token, prices: listed, ledger, ..loaded })
+    Ok(Loaded { api_keys, client_secrets, admin_token, prices: listed, ledger, ..loaded })
 }
 
 /// The configuration alone, for commands that call no upstream: a secret that is not there is
@@ -317,6 +323,7 @@ fn load_with(
     Ok(Loaded {
         config,
         api_keys: BTreeMap::new(),
+        client_secrets: BTreeMap::new(),
         admin_token: None,
         prices: BTreeMap::new(),
         ledger: None,

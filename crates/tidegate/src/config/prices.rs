@@ -24,9 +24,7 @@ pub(super) fn read(
     let path = ["prices", "file"];
     let listed = text(&environment.locate(file))
         .map_err(|cause| format!("cannot read {}: {cause}", file.display()))
-        .and_then(|text| {
-            prices::read(&text).map_err(|why| format!("{} {why}", file.display()))
-        });
+        .and_then(|text| prices::read(&text).map_err(|why| format!("{} {why}", file.display())));
     match listed {
         Ok(listed) => {
             if listed.prices.is_empty() {

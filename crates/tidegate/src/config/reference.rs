@@ -38,6 +38,18 @@ const SAMPLES: &[(&str, &str)] = &[
     ("ledger.url", "{ env = \"DATABASE_URL\" }"),
     ("ledger.retention", "\"400days\""),
     ("server.admin_token", "{ env = \"TIDEGATE_ADMIN_TOKEN\" }"),
+    ("oauth.issuer", "\"https://gateway.example\""),
+    ("oauth.audience", "\"https://gateway.example\""),
+    ("oauth.issuers.*", "corp"),
+    ("oauth.issuers.corp.issuer", "\"https://login.corp.example\""),
+    ("oauth.issuers.corp.audience", "\"tidegate\""),
+    ("oauth.issuers.corp.jwks_url", "\"https://login.corp.example/jwks.json\""),
+    ("oauth.issuers.corp.team_claim", "\"department\""),
+    ("oauth.issuers.corp.models_claim", "\"scope\""),
+    (
+        "upstreams.vllm.oauth",
+        "{ token_url = \"https://login.example/token\", client_id = \"us\", client_secret = { env = \"OAUTH_SECRET\" } }",
+    ),
     ("server.tls", "{ cert = \"cert.pem\", key = \"key.pem\" }"),
     ("limits.default.requests_per_minute", "600"),
     ("limits.default.tokens_per_minute", "200_000"),
@@ -72,6 +84,9 @@ const ORDER: &[&str] = &[
     "ledger",
     "log",
 ];
+
+/// Tables whose header the example leaves commented out too: nobody is trusted unasked.
+const OPTIONAL: [&str; 1] = ["oauth.issuers.corp"];
 
 /// Keys that the example does not leave commented out.
 const ACTIVE: [&str; 2] = ["upstreams.vllm.base_url", "models.chat.targets"];
@@ -143,8 +158,8 @@ fn example() -> String {
 fn the_example_loads_as_it_is_and_with_every_key_set() {
     let text = example();
     let as_it_is = loaded(&text);
-    // Whose files are not there.
-    let all = text.replace("\n#tls = ", "\n# tls = ");
+    // Files that are not there, and what excludes a key that is.
+    let all = text.replace("\n#tls = ", "\n# tls = ").replace("\n#oauth = ", "\n# oauth = ");
     let all: Vec<&str> = all.lines().map(|line| uncommented(line).unwrap_or(line)).collect();
     let mut all = loaded(&all.join("\n"));
     assert!(as_it_is.upstreams.contains_key("vllm") && as_it_is.models.contains_key("chat"));
@@ -153,6 +168,12 @@ fn the_example_loads_as_it_is_and_with_every_key_set() {
     all.limits = as_it_is.limits.clone();
     all.upstreams = as_it_is.upstreams.clone();
     all.models = as_it_is.models.clone();
+    assert!(as_it_is.oauth.issuers.is_empty() && all.oauth.issuers.contains_key("corp"));
+    all.oauth = as_it_is.oauth.clone();
+    all.ledger = as_it_is.ledger.clone();
+    assert!(all.teams != as_it_is.teams);
+    all.teams = as_it_is.teams.clone();
+    all.prices = as_it_is.prices.clone();
     all.server.admin_token = None;
     assert_eq!(all, as_it_is);
 }
@@ -160,8 +181,15 @@ fn the_example_loads_as_it_is_and_with_every_key_set() {
 fn loaded(text: &str) -> Config {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("tidegate.toml"), text).unwrap();
-    let environment =
-        Environment::of(dir.path(), &[("VLLM_KEY", "x"), ("TIDEGATE_ADMIN_TOKEN", "x")]);
+    fs::write(dir.path().join("model_prices_and_context_window.json"), "{}").unwrap();
+    let environment = Environment::of(
+        dir.path(),
+        &[
+            ("VLLM_KEY", "x"),
+            ("TIDEGATE_ADMIN_TOKEN", "x"),
+            ("DATABASE_URL", "postgres://u@db.internal/x"),
+        ],
+    );
     let loaded = load(&Sources::default(), &environment);
     loaded.unwrap_or_else(|problems| panic!("{problems}\n{text}")).config
 }
@@ -169,7 +197,7 @@ fn loaded(text: &str) -> Config {
 /// `#key = value` without its `#`; prose has a space there.
 fn uncommented(line: &str) -> Option<&str> {
     let rest = line.strip_prefix('#')?;
-    rest.starts_with(|c: char| c.is_ascii_lowercase()).then_some(rest)
+    rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[').then_some(rest)
 }
 
 fn reference_of(section: &Section) -> String {
@@ -203,7 +231,8 @@ fn example_of(section: &Section) -> String {
     if section.shape != Shape::Table {
         return String::new();
     }
-    let mut text = format!("\n{}[{path}]\n", comment(&section.about));
+    let mark = if OPTIONAL.contains(&&*path) { "#" } else { "" };
+    let mut text = format!("\n{}{mark}[{path}]\n", comment(&section.about));
     for key in &section.keys {
         let full = format!("{path}.{}", key.name);
         let default = key.default.as_ref().map(toml_of);
@@ -219,7 +248,8 @@ fn example_of(section: &Section) -> String {
 fn sample(path: &str) -> Option<&'static str> {
     let of = |path: &str| SAMPLES.iter().find(|(key, _)| *key == path).map(|(_, value)| *value);
     // Limits are the same whose they are.
-    let limit = || of(&format!("limits.default.{}", path.strip_prefix("limits.")?.rsplit('.').next()?));
+    let limit =
+        || of(&format!("limits.default.{}", path.strip_prefix("limits.")?.rsplit('.').next()?));
     of(path).or_else(limit)
 }
 

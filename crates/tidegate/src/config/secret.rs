@@ -27,6 +27,23 @@ pub(super) fn api_keys(
     secrets
 }
 
+/// Our secret at the token endpoint of every upstream that has one.
+pub(super) fn client_secrets(
+    config: &Config,
+    environment: &Environment,
+    findings: &mut Findings<'_>,
+) -> BTreeMap<String, Secret<String>> {
+    let mut secrets = BTreeMap::new();
+    for (name, upstream) in &config.upstreams {
+        let Some(oauth) = &upstream.oauth else { continue };
+        let path = ["upstreams", name, "oauth", "client_secret"];
+        if let Some(secret) = found(&oauth.client_secret, &path, environment, findings) {
+            secrets.insert(name.clone(), secret);
+        }
+    }
+    secrets
+}
+
 /// What operators must send, if anything.
 pub(super) fn admin_token(
     config: &Config,

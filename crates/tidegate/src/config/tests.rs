@@ -221,8 +221,8 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "[limits.models.chat]\nconcurrency = 1\n[limits.upstreams.vllm]\nconcurrency = 1",
             &[
-                "tidegate.toml:1:16: limits.models.chat: there is no model `chat`; there are no models",
-                "tidegate.toml:3:19: limits.upstreams.vllm: there is no upstream `vllm`; there are no upstreams",
+                "tidegate.toml:1:1: limits.models.chat: there is no model `chat`; there are no models",
+                "tidegate.toml:3:1: limits.upstreams.vllm: there is no upstream `vllm`; there are no upstreams",
             ],
         ),
         (
@@ -596,4 +596,49 @@ fn the_ledger_is_where_it_is_said_to_be() {
     let variable = Case::new("").variable("DATABASE_URL", "postgres://u@db:port/x");
     let problems = variable.load().expect_err("loads").to_string();
     assert!(problems.contains("ledger.url: $DATABASE_URL: this is no address"), "{problems}");
+}
+
+#[test]
+fn an_account_at_a_token_endpoint_is_checked_and_its_secret_resolved() {
+    let with = |oauth: &str| {
+        Case::new(&format!(
+            "[upstreams.a]\nbase_url = 'http://x/v1'\noauth = {oauth}\n[models.m]\ntargets = [{{ upstream = 'a' }}]"
+        ))
+    };
+    let good = "{ token_url = 'http://127.0.0.1:9/token', client_id = 'us', client_secret = { env = 'S' } }";
+    let loaded = with(good).variable("S", "canary").loads();
+    assert_eq!(loaded.client_secrets["a"].expose(), "canary");
+    assert!(loaded.warnings.is_empty() && !format!("{loaded:?}").contains("canary"));
+    let at = "tidegate.toml:3:";
+    let fails = |oauth: &str, says: &str| {
+        let problems = with(oauth).variable("S", "canary").load().expect_err(oauth).to_string();
+        assert!(problems.contains(at) && problems.contains(says), "{problems}");
+        assert!(!problems.contains("canary"), "{problems}");
+    };
+    let open = with(&good.replace("127.0.0.1:9", "t")).variable("S", "canary").loads();
+    assert!(open.warnings[0].to_string().contains("token_url: is plain HTTP"));
+    fails(&good.replace("http://127.0.0.1:9/token", "t"), "oauth.token_url: must start with http://");
+    fails(&good.replace("'us'", "''"), "oauth.client_id: is empty");
+    fails(&good.replace("'S'", "'GONE'"), "the environment variable GONE is not set");
+    fails(&format!("{good}\napi_key = {{ env = 'S' }}"), "oauth: stands beside api_key");
+    fails("{ token_url = 'http://t' }", "client_id");
+}
+
+#[test]
+fn oauth_is_checked_where_it_is_written() {
+    let case = |oauth: &str| Case::new(&format!("[oauth]\n{oauth}"));
+    case("token_lifetime = '10s'")
+        .fails_with(&["tidegate.toml:2:18: oauth.token_lifetime: is not from \"1m\" to \"24h\""]);
+    case("[oauth.issuers.corp]\nissuer = 'https://i.example'").fails_with(&[
+        "tidegate.toml:2:1: oauth.issuers.corp.audience: is missing: tokens made for others must \
+         not open this gateway",
+    ]);
+    let good = "[oauth.issuers.corp]\nissuer = 'https://i.example'\naudience = 'gate'";
+    let loaded = case(good).loads();
+    assert_eq!(loaded.config.oauth.issuers["corp"].caller_claim, "sub");
+    assert!(loaded.warnings.is_empty());
+    let open = case(&good.replace("https", "http")).loads();
+    assert!(open.warnings[0].to_string().contains("issuers.corp.issuer: is plain HTTP"));
+    let loopback = case(&good.replace("https://i.example", "http://[::1]:8080")).loads();
+    assert!(loopback.warnings.is_empty());
 }

@@ -52,7 +52,10 @@ async fn token(gateway: &Gateway, more: &str) -> String {
         gateway.key
     );
     let (status, said) = ask(gateway.address, &form).await;
-    assert_eq!((status, &said["token_type"], &said["expires_in"]), (200, &"Bearer".into(), &3600.into()));
+    assert_eq!(
+        (status, &said["token_type"], &said["expires_in"]),
+        (200, &"Bearer".into(), &3600.into())
+    );
     said["access_token"].as_str().unwrap().to_owned()
 }
 
@@ -79,7 +82,10 @@ async fn a_key_buys_a_token_that_is_good_for_its_models() {
     let auth = format!("Bearer {narrow}");
     let list = send(gateway.address, "GET", "/v1/models", &[("authorization", &auth)], "").await;
     let list = json(list).await;
-    assert_eq!((list["data"].as_array().unwrap().len(), &list["data"][0]["id"]), (1, &"sim-other".into()));
+    assert_eq!(
+        (list["data"].as_array().unwrap().len(), &list["data"][0]["id"]),
+        (1, &"sim-other".into())
+    );
     // A token is no client's secret: it buys no other token.
     let form = format!(
         "grant_type=client_credentials&client_id={}&client_secret={narrow}",
@@ -123,7 +129,9 @@ async fn tokens_outlive_a_restart_and_are_taken_by_whoever_shares_the_state_but_
     let start = || {
         let mut command = std::process::Command::new(BIN);
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"]);
-        command.args(["--access-log", "off", "--config"]).arg(gateway.dir.path().join("tidegate.toml"));
+        command
+            .args(["--access-log", "off", "--config"])
+            .arg(gateway.dir.path().join("tidegate.toml"));
         command.arg("--data-dir").arg(&state).current_dir(gateway.dir.path());
         Tidegate::spawn_command(&mut command).unwrap()
     };
@@ -171,16 +179,18 @@ async fn tokens_of_a_trusted_issuer_are_taken() {
     let issuer = Gateway::start(&config("")).await;
     let set = send(issuer.address, "GET", "/.well-known/jwks.json", &[], "").await;
     let keys = document(json(set).await).await;
-    let gateway = Gateway::start(&config(&format!(
-        r#"
+    let gateway = Gateway::start(&config(
+        &format!(
+            r#"
         [oauth.issuers.corp]
         issuer = "https://corp.test"
         audience = "https://corp.test"
         jwks_url = "http://{keys}/keys"
         models_claim = "scope"
         "#
-    )
-    .replace(ISSUER, "http://other.test")))
+        )
+        .replace(ISSUER, "http://other.test"),
+    ))
     .await;
     let forge = Forge::of(&issuer.dir.path().join("state"), "https://corp.test", "ada");
     let good = forge.sign(&forge.header().to_string(), &{
@@ -216,4 +226,33 @@ async fn signing_keys_that_cannot_be_used_stop_the_start_with_a_reason() {
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("eddsa-1-x.pem") && said.contains("chmod 600"), "{said}");
+}
+
+/// A gateway is the upstream of another, which buys its tokens there.
+#[tokio::test]
+async fn the_gateway_is_a_client_of_an_upstream_that_asks_for_tokens() {
+    let far = Gateway::start(&config("")).await;
+    let near = Gateway::start(&format!(
+        r#"
+        [upstreams.far]
+        base_url = "http://{address}/v1"
+        oauth = {{ token_url = "http://{address}/oauth/token", client_id = "{id}", client_secret = "{key}", scope = "sim-other" }}
+        [models.chat]
+        targets = [{{ upstream = "far", model = "sim-other" }}]
+        [models.forbidden]
+        targets = [{{ upstream = "far", model = "sim-small" }}]
+        "#,
+        address = far.address,
+        id = id_of(&far),
+        key = far.key,
+    ))
+    .await;
+    for _ in 0..3 {
+        let body = CHAT.replace("sim-small", "chat");
+        let response = near.send("POST", "/v1/chat/completions", &body).await;
+        assert_eq!(response.status(), 200, "{}", text(response).await);
+    }
+    // The token is for one model only, so this one shows that it is the token that is sent.
+    let body = CHAT.replace("sim-small", "forbidden");
+    assert_eq!(near.send("POST", "/v1/chat/completions", &body).await.status(), 502);
 }

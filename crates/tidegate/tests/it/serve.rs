@@ -22,6 +22,57 @@ async fn with_no_configuration_it_serves_the_simulated_model() {
 }
 
 #[tokio::test]
+async fn limits_of_a_model_and_of_an_upstream_say_whose_they_are() {
+    let (_sim, address) = simulator(&["--ttft", "1ms", "--itl", "0ms"]).await;
+    let gateway = Gateway::start(&format!(
+        r#"
+        [upstreams.far]
+        base_url = "http://{address}/v1"
+        [models.sim-small]
+        targets = [{{ upstream = "far" }}]
+        [models.sim-large]
+        targets = [{{ upstream = "far" }}]
+        [limits.models.sim-small]
+        requests_per_minute = 1
+        algorithm = "fixed_window"
+        [limits.upstreams.far]
+        requests_per_minute = 2
+        algorithm = "sliding_window"
+        "#
+    ))
+    .await;
+    let chat = |model: &str| {
+        let body = CHAT.replace("sim-small", model);
+        let gateway = &gateway;
+        async move { gateway.send("POST", "/v1/chat/completions", &body).await }
+    };
+    let answered = chat("sim-small").await;
+    assert_eq!(answered.status(), 200);
+    assert_eq!(answered.headers()["x-ratelimit-limit-requests"], "1");
+    assert_eq!(answered.headers()["x-ratelimit-remaining-requests"], "0");
+    let refused = chat("sim-small").await;
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    let error = json(refused).await["error"].take();
+    let said = error["message"].as_str().unwrap();
+    assert!(
+        said.starts_with("the limit of 1 requests per minute of the model `sim-small`"),
+        "{said}"
+    );
+
+    let answered = chat("sim-large").await;
+    assert_eq!(answered.status(), 200);
+    assert!(!answered.headers().contains_key("x-ratelimit-limit-requests"), "it is nobody's");
+    let refused = chat("sim-large").await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    let error = json(refused).await["error"].take();
+    assert_eq!(error["code"], "overloaded");
+    let said = error["message"].as_str().unwrap();
+    assert!(said.starts_with("the limit of 2 requests per minute of the upstream `far`"), "{said}");
+}
+
+#[tokio::test]
 async fn every_operation_answers_in_its_own_shape() {
     let gateway = Gateway::start("").await;
     for (path, body, object) in [

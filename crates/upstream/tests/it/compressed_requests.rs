@@ -121,6 +121,16 @@ async fn bodies_up_to_one_kibibyte_stay_plain() {
 }
 
 #[tokio::test]
+async fn what_is_asked_of_a_stream_is_in_them() {
+    let (call, body) = prompt(5_000);
+    let payload = call.payload.clone().asking(Some(1));
+    let call = Call { payload, stream: true, ..call };
+    let body = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);
+    let (upstream, got) = upstream(CompressRequests::Gzip, |_| ok("")).await;
+    assert_eq!(codings(&upstream, &got, &(call, body)).await, ["gzip"]);
+}
+
+#[tokio::test]
 async fn http2_carries_them_too() {
     for (option, coding) in [(CompressRequests::Gzip, "gzip"), (CompressRequests::Zstd, "zstd")] {
         let (call, expected) = prompt(200_000);

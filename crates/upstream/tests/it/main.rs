@@ -11,5 +11,6 @@ mod credential;
 mod held;
 mod http2;
 mod local;
+mod stream_usage;
 mod support;
 mod tls;

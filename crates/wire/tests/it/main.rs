@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tidegate_core::Operation;
 use tidegate_wire::{
     batch_line, classify, content, error_body, json, rate_limits, request, retry_after,
-    sse::Scanner, usage,
+    sieve::Sieve, sse::Scanner, usage,
 };
 
 /// Bytes that are often nearly right.
@@ -68,6 +68,19 @@ fn events(chunks: &[&[u8]]) -> Vec<Vec<u8>> {
     events
 }
 
+/// What passes of a stream without its events that have a colon in them.
+fn sieved(chunks: &[&[u8]]) -> Vec<u8> {
+    let passes = |data: &[u8]| !data.contains(&b':');
+    let mut sieve = Sieve::default();
+    let mut passed = Vec::new();
+    for chunk in chunks {
+        let chunk = Bytes::copy_from_slice(chunk);
+        passed.extend_from_slice(&sieve.push(chunk, passes).expect("short events are allowed"));
+    }
+    passed.extend_from_slice(&sieve.finish(passes));
+    passed
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_a_reader_panic(bytes in noise()) {
@@ -77,6 +90,10 @@ proptest! {
                 let quoted = &bytes[view.model_span.clone()];
                 let name: String = serde_json::from_slice(quoted).expect("the span is a string");
                 prop_assert_eq!(&*name, &*view.model);
+                if let Some(opening) = view.opening {
+                    let asking = [b"{\"x\":1,", &bytes[opening..]].concat();
+                    prop_assert!(json::is_valid(&asking));
+                }
             }
         }
         if let Ok(line) = batch_line::read(&bytes) {
@@ -86,6 +103,8 @@ proptest! {
         classify::error_event(&bytes);
         classify::failed_response(&bytes);
         content::is_content(&bytes);
+        content::is_output(&bytes);
+        content::is_usage_alone(&bytes);
         let body = Bytes::from(bytes);
         for status in [400, 429, 500] {
             let error = classify::refusal(status, |_| None, body.clone(), SystemTime::UNIX_EPOCH);
@@ -113,6 +132,11 @@ proptest! {
         }
         chunks.push(&bytes[from..]);
         prop_assert_eq!(events(&chunks), events(&[&bytes]));
+        let passed = sieved(&chunks);
+        prop_assert_eq!(&passed, &sieved(&[&bytes]));
+        let mut kept = events(&[&bytes]);
+        kept.retain(|data| !data.contains(&b':'));
+        prop_assert_eq!(events(&[&passed]), kept);
     }
 
     #[test]

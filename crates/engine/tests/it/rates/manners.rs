@@ -3,7 +3,7 @@
 use super::*;
 use futures_util::{StreamExt, future::join_all};
 use std::time::Duration;
-use tidegate_core::{Kind, Money, Patience, Price, Reply, Result, TokenEstimate};
+use tidegate_core::{Money, Patience, Price, Reply, Result, TokenEstimate};
 use tidegate_engine::Held;
 use tidegate_testkit::script::{streaming, within};
 use tokio::time::{Instant, sleep};
