@@ -193,8 +193,7 @@ impl Watch {
                 scanner.push(&chunk, |data| _ = seen.look(data))?;
                 Ok(chunk)
             }
-            Passage::Sieved(sieve) => sieve
-                .push(chunk, |data| !(seen.look(data).is_some() && content::is_usage_alone(data))),
+            Passage::Sieved(sieve) => sieve.push(chunk, |data| seen.lets_pass(data)),
         }
     }
 
@@ -206,9 +205,7 @@ impl Watch {
                 scanner.finish(|data| _ = seen.look(data));
                 Bytes::new()
             }
-            Passage::Sieved(sieve) => {
-                sieve.finish(|data| !(seen.look(data).is_some() && content::is_usage_alone(data)))
-            }
+            Passage::Sieved(sieve) => sieve.finish(|data| seen.lets_pass(data)),
         };
         match seen.error.take() {
             Some(error) => Err(error),
@@ -219,6 +216,12 @@ impl Watch {
 }
 
 impl Seen {
+    /// Takes note of an event, and says whether it is any of the caller's, who did not ask for
+    /// the usage.
+    fn lets_pass(&mut self, data: &[u8]) -> bool {
+        self.look(data).is_none() || !content::is_usage_alone(data)
+    }
+
     /// Takes note of an event, and gives back the usage it tells.
     fn look(&mut self, data: &[u8]) -> Option<Usage> {
         self.events += 1;

@@ -12,7 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TOKENS: u64 = 6;
 
 fn config(simulator: SocketAddr, stream_usage: &str) -> String {
-    let model = |name| format!("[models.{name}]\ntargets = [{{ upstream = \"up\", model = \"m\" }}]");
+    let model =
+        |name| format!("[models.{name}]\ntargets = [{{ upstream = \"up\", model = \"m\" }}]");
     format!(
         "[upstreams.up]\nbase_url = \"http://{simulator}/v1\"\n\
          [upstreams.up.connection]\nstream_usage = \"{stream_usage}\"\n{}\n{}\n{}",
