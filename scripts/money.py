@@ -41,7 +41,9 @@ def check(function):
 class Stage:
     """One gateway before one simulator; `config` comes after its upstream and model."""
 
-    def __init__(self, rig, stack, config="", sim=(), env=None, upstream="", models=("sim-small",)):
+    def __init__(
+        self, rig, stack, config="", sim=(), env=None, upstream="", models=("sim-small",), log="off"
+    ):
         self.rig = rig
         self.sim = stack.enter_context(Sim(rig.binary, "--slots", 2000, *sim))
         lines = [
@@ -56,7 +58,7 @@ class Stage:
         self.directory = tempfile.mkdtemp(dir=rig.directory)
         with environment(env or {}):
             self.server = stack.enter_context(
-                Gateway(rig.binary, self.directory, "\n".join(lines))
+                Gateway(rig.binary, self.directory, "\n".join(lines), access_log=log)
             )
         self.admin = self.server.find(r"admin +(http://\S+)").group(1)
         self.admin = self.admin.split("/admin")[0].rstrip("/")
@@ -364,8 +366,8 @@ def start_load(rig, stage, seconds, rate=200):
     return bench
 
 
-def load(rig, stage, seconds):
-    with start_load(rig, stage, seconds) as bench:
+def load(rig, stage, seconds, rate=200):
+    with start_load(rig, stage, seconds, rate) as bench:
         return bench.report()
 
 
@@ -449,11 +451,13 @@ def overhead(rig):
     for turn in range(rig.size(3, 1)):
         for name, config in (("bare", bare), ("full", full)):
             with contextlib.ExitStack() as stack:
-                stage = Stage(rig, stack, config, sim=("--ttft", "1ms"))
-                before = cpu(stage.server.pid)
-                report = load(rig, stage, seconds)
-                used = cpu(stage.server.pid) - before
-                costs.setdefault(name, []).append(used / report["requests"]["measured"] * 1e6)
+                log = "off" if name == "bare" else rig.path("access.log")
+                stage = Stage(rig, stack, config, sim=("--ttft", "1ms"), log=log)
+                load(rig, stage, 1)
+                before = cpu(stage.server.pid), stage.sim.totals()["requests"]
+                load(rig, stage, seconds, rate=rig.size(2_500, 500))
+                used, calls = cpu(stage.server.pid) - before[0], stage.sim.totals()["requests"] - before[1]
+                costs.setdefault(name, []).append(used / calls * 1e6)
     median = {name: sorted(values)[len(values) // 2] for name, values in costs.items()}
     rig.figure("bare", median["bare"], unit="µs")
     rig.figure("full", median["full"], unit="µs")

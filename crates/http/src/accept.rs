@@ -141,12 +141,7 @@ async fn accept_until_stop(
 }
 
 /// From an accepted socket to the end of its connection.
-async fn open(
-    front: Arc<Front>,
-    tls: Option<TlsAcceptor>,
-    stream: TcpStream,
-    peer: IpAddr,
-) {
+async fn open(front: Arc<Front>, tls: Option<TlsAcceptor>, stream: TcpStream, peer: IpAddr) {
     // With Nagle's algorithm on, small events and HTTP/2 resets wait about 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");

@@ -14,8 +14,8 @@ use hyper::{
 };
 use std::{sync::Arc, time::Duration};
 use tidegate_core::{
-    Answer, Call, Error, Front, Identity, Kind, Operation, Origin, Patience, Payload, Priority, Result,
-    Tenant,
+    Answer, Call, Error, Front, Identity, Kind, Operation, Origin, Patience, Payload, Priority,
+    Result, Tenant,
 };
 use tidegate_policy::setting::parse_duration;
 use tidegate_wire::request;

@@ -6,7 +6,9 @@ use crate::{
     compress::Compressing,
     oauth, problem,
     pulse::Busy,
-    refusal::{self, Fixed, IDEMPOTENCY_IN_PROGRESS, NOT_ALLOWED, OTHER_ENCODING, Refusal, TOO_MANY_WRONG},
+    refusal::{
+        self, Fixed, IDEMPOTENCY_IN_PROGRESS, NOT_ALLOWED, OTHER_ENCODING, Refusal, TOO_MANY_WRONG,
+    },
     request_id::{RequestId, X_REQUEST_ID},
 };
 use bytes::Bytes;
@@ -18,7 +20,9 @@ use hyper::{
     },
 };
 use std::time::Duration;
-use tidegate_core::{Allowance, ContentType, Error, KeptAnswer, Kind, RateLimits, Reply, Retry, Served};
+use tidegate_core::{
+    Allowance, ContentType, Error, KeptAnswer, Kind, RateLimits, Reply, Retry, Served,
+};
 use tidegate_wire::{error_body, rate_limits};
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -126,7 +130,9 @@ pub(crate) fn write(
             let status = write_error(&error, asked.has_credential, &mut headers);
             let body = match asked.errors {
                 ErrorForm::OpenAi => error_body::encode(&error),
-                ErrorForm::Problem => problem::encode(status, error.code(), error.message(), error.param()),
+                ErrorForm::Problem => {
+                    problem::encode(status, error.code(), error.message(), error.param())
+                }
             };
             headers.insert(CONTENT_TYPE, error_type(asked.errors));
             (status, Outgoing::own(body, busy), false)
@@ -145,8 +151,7 @@ pub(crate) fn write(
             written
         }
         Err(Refusal::InProgress(wait)) => {
-            let written =
-                write_fixed(&IDEMPOTENCY_IN_PROGRESS, asked.errors, &mut headers, busy);
+            let written = write_fixed(&IDEMPOTENCY_IN_PROGRESS, asked.errors, &mut headers, busy);
             write_wait(wait, &mut headers);
             written
         }
@@ -200,11 +205,7 @@ fn write_reply(
 }
 
 /// The same status, content type and body; the id is the new request's own.
-fn write_replay(
-    answer: KeptAnswer,
-    headers: &mut HeaderMap,
-    busy: Busy,
-) -> (StatusCode, Outgoing) {
+fn write_replay(answer: KeptAnswer, headers: &mut HeaderMap, busy: Busy) -> (StatusCode, Outgoing) {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     if &*answer.content_type == ContentType::EventStream.as_str() {
         write_events(headers);

@@ -89,10 +89,7 @@ impl Fixed {
     /// Whether the same request may fare better in a moment.
     pub(crate) fn passes(&self) -> bool {
         self.code == IDEMPOTENCY_IN_PROGRESS.code
-            || matches!(
-                self.status,
-                StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE
-            )
+            || matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE)
     }
 }
 

@@ -53,7 +53,11 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<Route, NoRoute> {
         };
     }
     if path == TOKEN {
-        return if method == Method::POST { Ok(Route::Token) } else { Err(NoRoute::Method("POST")) };
+        return if method == Method::POST {
+            Ok(Route::Token)
+        } else {
+            Err(NoRoute::Method("POST"))
+        };
     }
     let route = match path {
         KEY_SET => Route::KeySet,

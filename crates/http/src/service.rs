@@ -17,8 +17,8 @@ use futures_util::FutureExt as _;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version, body::Incoming, http::request::Parts,
 };
-use serde::Serialize;
 use parking_lot::Mutex;
+use serde::Serialize;
 use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
 use tidegate_core::{Answer, Error, Kind, ModelInfo, Operation, Origin, Tenant};
 use tidegate_policy::throttle::{self, Throttle};
@@ -148,8 +148,8 @@ pub(crate) async fn respond(
         Err(Error::new(Kind::Internal, Origin::Gateway, message).into())
     });
     let has_credential = outcome.is_err() && intake::key(&parts.headers).is_some();
-    let outcome = outcome
-        .map_err(|refusal| front.throttled(refusal, has_credential, busy.pulse().peer()));
+    let outcome =
+        outcome.map_err(|refusal| front.throttled(refusal, has_credential, busy.pulse().peer()));
     if let Err(refusal) = &outcome {
         log(refusal, &parts, &id);
         if let Service::Callers(Callers { refusals: Some(refusals), .. }) = &front.service
@@ -169,7 +169,15 @@ pub(crate) async fn respond(
         Service::Admin(_) => ErrorForm::Problem,
     };
     let compressing = front.compressing(&parts);
-    let asked = Asked { has_credential, id, version: parts.version, head_only, unread, errors, compressing };
+    let asked = Asked {
+        has_credential,
+        id,
+        version: parts.version,
+        head_only,
+        unread,
+        errors,
+        compressing,
+    };
     outcome::write(outcome, asked, busy)
 }
 

@@ -1,7 +1,7 @@
 //! The ledger: every attempt, stored once, without a call ever waiting for it.
 //!
 //! ```text
-//! write --> memory --10 ms--> journal --50 ms--> SQLite or PostgreSQL
+//! write --> memory --10 ms--> journal --250 ms--> SQLite or PostgreSQL
 //!           (calls)    a thread of its own    another one
 //! ```
 //!

@@ -36,7 +36,8 @@ impl Admin {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let token = token.map(|token| Secret::new(token.to_owned()));
-        let served = tidegate_http::Admin { answer: Arc::clone(stub) as _, keys, ledger: None, token };
+        let served =
+            tidegate_http::Admin { answer: Arc::clone(stub) as _, keys, ledger: None, token };
         let done = tokio::spawn(serve_admin(listener, served, stop.clone()));
         Self { address, stop, done }
     }
@@ -47,13 +48,7 @@ impl Admin {
     }
 
     /// The same with a body.
-    pub(crate) async fn send(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &str,
-        body: &str,
-    ) -> Said {
+    pub(crate) async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Said {
         let mut io = TcpStream::connect(self.address).await.unwrap();
         let length = match body {
             "" => String::new(),

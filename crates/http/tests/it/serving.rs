@@ -240,7 +240,9 @@ async fn options_that_cannot_be_served_are_named() {
         let options = Options { tls: Some(tls), ..Options::default() };
         assert!(options.check().unwrap_err().to_string().contains(named));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let error = serve(listener, Stub::fine(), options, Callers::default(), CancellationToken::new()).await;
+        let error =
+            serve(listener, Stub::fine(), options, Callers::default(), CancellationToken::new())
+                .await;
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with("tls: ") && error.contains(named), "{error}");
     }

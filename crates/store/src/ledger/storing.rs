@@ -25,7 +25,7 @@ const BATCH: usize = 1_000;
 /// About as many bytes: so many are not waited beyond.
 const BATCH_BYTES: u64 = 128 << 10;
 /// Shortest time between two transactions that are not full.
-const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(250);
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often old entries are looked for, and how many are deleted at once.

@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod keys;
-mod replays;
 mod ledger;
 mod outages;
 mod postgres;
+mod replays;
 mod sqlite;
 mod suite;

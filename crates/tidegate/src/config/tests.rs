@@ -617,7 +617,10 @@ fn an_account_at_a_token_endpoint_is_checked_and_its_secret_resolved() {
     };
     let open = with(&good.replace("127.0.0.1:9", "t")).variable("S", "canary").loads();
     assert!(open.warnings[0].to_string().contains("token_url: is plain HTTP"));
-    fails(&good.replace("http://127.0.0.1:9/token", "t"), "oauth.token_url: must start with http://");
+    fails(
+        &good.replace("http://127.0.0.1:9/token", "t"),
+        "oauth.token_url: must start with http://",
+    );
     fails(&good.replace("'us'", "''"), "oauth.client_id: is empty");
     fails(&good.replace("'S'", "'GONE'"), "the environment variable GONE is not set");
     fails(&format!("{good}\napi_key = {{ env = 'S' }}"), "oauth: stands beside api_key");
