@@ -7,9 +7,12 @@
 //! the rest is skipped. Whatever is not looked at is the upstream's to judge.
 
 use crate::json::{check_depth, invalid, object_text};
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
-use std::ops::Range;
+use std::{fmt, ops::Range};
 use tidegate_core::{Error, Operation, Result, TokenEstimate};
 
 /// What routing and limits need of a body.
@@ -23,7 +26,8 @@ pub struct View {
     pub stream: bool,
     /// Most tokens one answer may have, when the caller said so.
     pub max_output: Option<u64>,
-    /// How many answers are asked for (`n`), at least 1.
+    /// How many answers are made, at least 1: `n`, or `best_of` where that is more, for each of the
+    /// prompts of a completion.
     pub choices: u64,
     /// Whether the same body means the same answer: `temperature` is 0, or there is a `seed`.
     pub deterministic: bool,
@@ -55,6 +59,10 @@ struct Fields<'a> {
     max_output_tokens: Option<&'a RawValue>,
     #[serde(borrow)]
     n: Option<&'a RawValue>,
+    #[serde(borrow)]
+    best_of: Option<&'a RawValue>,
+    #[serde(default)]
+    prompt: Prompts,
     #[serde(borrow)]
     temperature: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -96,7 +104,7 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<View> {
         model_span: span_in(text, raw_model),
         stream,
         max_output: told_maximum(operation, &fields)?,
-        choices: whole("n", fields.n)?.unwrap_or(1).max(1),
+        choices: choices(operation, &fields)?,
         deterministic: fields.seed.is_some()
             || fields.temperature.is_some_and(|raw| raw.get().parse() == Ok(0.0_f64)),
         opening: (stream && takes_stream_options(operation) && !fields.stream_options.0)
@@ -136,13 +144,15 @@ const fn takes_stream_options(operation: Operation) -> bool {
 }
 
 fn explain(error: &serde_json::Error) -> Error {
-    const ROUTED_BY: [&str; 9] = [
+    const ROUTED_BY: [&str; 11] = [
         "model",
         "stream",
         "max_tokens",
         "max_completion_tokens",
         "max_output_tokens",
         "n",
+        "best_of",
+        "prompt",
         "temperature",
         "seed",
         "stream_options",
@@ -197,13 +207,105 @@ fn whole(name: &'static str, raw: Option<&RawValue>) -> Result<Option<u64>> {
     }
 }
 
+/// Answers that are paid for. Servers make `best_of` of them to give back `n`, for every prompt.
+fn choices(operation: Operation, fields: &Fields<'_>) -> Result<u64> {
+    let given = whole("n", fields.n)?.unwrap_or(1).max(1);
+    if operation != Operation::Completions {
+        return Ok(given);
+    }
+    let made = whole("best_of", fields.best_of)?.unwrap_or(1).max(given);
+    Ok(made.saturating_mul(fields.prompt.0))
+}
+
+/// How many prompts a completion has: a text is one, a list of numbers (tokens) is one, and any
+/// other list has as many as it has items.
+struct Prompts(u64);
+
+impl Default for Prompts {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl<'de> Deserialize<'de> for Prompts {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let count = match from.deserialize_any(Shapes)? {
+            Shape::List { items, of_numbers: false } => items.max(1),
+            Shape::List { .. } | Shape::Number | Shape::Other => 1,
+        };
+        Ok(Self(count))
+    }
+}
+
+/// What a value is, as far as prompts are told apart by it.
+enum Shape {
+    Number,
+    List { items: u64, of_numbers: bool },
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Shapes)
+    }
+}
+
+struct Shapes;
+
+impl<'de> Visitor<'de> for Shapes {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Shape, E> {
+        Ok(Shape::Number)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {
+        Ok(Shape::Number)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Shape, E> {
+        Ok(Shape::Number)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Shape, E> {
+        Ok(Shape::Other)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Shape, E> {
+        Ok(Shape::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
+        let (mut items, mut of_numbers) = (0, true);
+        while let Some(item) = list.next_element()? {
+            items += 1;
+            of_numbers &= matches!(item, Shape::Number);
+        }
+        Ok(Shape::List { items, of_numbers })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Shape::Other)
+    }
+}
+
 /// The operation's own word for the most tokens of an answer; the other words are not ours.
 fn told_maximum(operation: Operation, fields: &Fields<'_>) -> Result<Option<u64>> {
     match operation {
         Operation::ChatCompletions => {
             let newer = whole("max_completion_tokens", fields.max_completion_tokens)?;
             let older = whole("max_tokens", fields.max_tokens)?;
-            Ok(newer.or(older))
+            // Which of two an upstream obeys is its own affair: budgets reserve for the larger.
+            Ok(newer.max(older))
         }
         Operation::Completions => whole("max_tokens", fields.max_tokens),
         Operation::Responses => whole("max_output_tokens", fields.max_output_tokens),
@@ -226,6 +328,35 @@ mod tests {
             if error.param().is_some() { Kind::InvalidRequest } else { Kind::InvalidJson };
         assert_eq!(error.kind(), expected);
         (error.param(), error.message().to_owned())
+    }
+
+    #[test]
+    fn a_completion_makes_an_answer_for_each_of_its_prompts() {
+        for (fields, answers) in [
+            (r#""prompt":"one""#, 1),
+            (r#""prompt":["a","b\"","c"]"#, 3),
+            (r#""prompt":["a","b"],"n":2"#, 4),
+            (r#""prompt":["a","b"],"n":2,"best_of":5"#, 10),
+            (r#""prompt":[1,2,3,4]"#, 1),
+            (r#""prompt":[[1,2],[3]],"best_of":3"#, 6),
+            (r#""prompt":[]"#, 1),
+            (r#""prompt":null"#, 1),
+            (r#""prompt":{"a":[1]},"best_of":null"#, 1),
+        ] {
+            let body = format!(r#"{{"model":"m","max_tokens":10,{fields}}}"#);
+            let view = read(Operation::Completions, body.as_bytes()).unwrap();
+            assert_eq!(view.choices, answers, "{fields}");
+            let output = estimate(Operation::Completions, body.len(), &view).output;
+            assert_eq!(output, 10 * answers, "{fields}");
+            let chat = chat(&body);
+            assert!(chat.choices <= 2, "chat has no such fields: {fields}");
+        }
+    }
+
+    #[test]
+    fn a_smaller_of_two_maxima_hides_no_larger_one_from_budgets() {
+        let view = chat(r#"{"model":"m","max_completion_tokens":1,"max_tokens":200}"#);
+        assert_eq!(view.max_output, Some(200));
     }
 
     #[test]

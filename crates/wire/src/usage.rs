@@ -3,6 +3,9 @@
 use serde::Deserialize;
 use tidegate_core::Usage;
 
+/// Most tokens an answer is believed to have used: sums over millions of calls still fit.
+const MOST: u64 = 1 << 40;
+
 /// Reads the usage of a unary answer, or of the data of one event of a stream.
 ///
 /// Knows chat's words (`prompt_tokens` …) and those of responses (`input_tokens` …), on top or
@@ -69,11 +72,12 @@ impl Counts {
         let cached = self.input_tokens_details.as_ref().and_then(|details| details.cached_tokens);
         let reasoning =
             self.output_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
+        let tokens = |count: Option<u64>| count.unwrap_or(0).min(MOST);
         Some(Usage {
-            input: self.input_tokens.unwrap_or(0),
-            cached_input: cached.or(self.prompt_cache_hit_tokens).unwrap_or(0),
-            output: self.output_tokens.unwrap_or(0),
-            reasoning: reasoning.unwrap_or(0),
+            input: tokens(self.input_tokens),
+            cached_input: tokens(cached.or(self.prompt_cache_hit_tokens)),
+            output: tokens(self.output_tokens),
+            reasoning: tokens(reasoning),
         })
     }
 }

@@ -16,6 +16,7 @@ use std::{
     fs,
     hash::{BuildHasher, RandomState},
     io, mem,
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -87,8 +88,8 @@ struct Storing<'a> {
 enum Next {
     /// Store the beginning of what is left of this file.
     Store(Segment),
-    /// Store these, which the journal does not take: encoded, and the last one's place.
-    Direct(Vec<u8>, u64),
+    /// Store these, which the journal does not take: encoded, and the places they have.
+    Direct(Vec<u8>, RangeInclusive<u64>),
     /// Delete what is too old.
     Forget,
 }
@@ -121,8 +122,8 @@ impl Storing<'_> {
                 continue;
             }
             if state.journal_fails && !state.waiting.is_empty() {
-                let (bytes, last) = encode(&state);
-                return Some(Next::Direct(bytes, last));
+                let (bytes, places) = encode(&state);
+                return Some(Next::Direct(bytes, places));
             }
             if state.stopping && state.journal_done {
                 return None;
@@ -139,7 +140,7 @@ impl Storing<'_> {
         self.last = Some(Instant::now());
         let done = match next {
             Next::Store(segment) => self.store(&segment),
-            Next::Direct(bytes, last) => self.store_directly(&bytes, last),
+            Next::Direct(bytes, places) => self.store_directly(&bytes, &places),
             Next::Forget => return self.forget(),
         };
         match done {
@@ -202,11 +203,21 @@ impl Storing<'_> {
         segment.writer != self.shared.writer && segment.left() > 0
     }
 
-    fn store_directly(&mut self, bytes: &[u8], last: u64) -> Result<(), Trouble> {
+    fn store_directly(
+        &mut self,
+        bytes: &[u8],
+        places: &RangeInclusive<u64>,
+    ) -> Result<(), Trouble> {
         let batch = journal::rows(bytes, BATCH, true);
         self.database.insert(self.shared.writer, &batch.rows)?;
-        self.shared.state.lock().waiting.retain(|(sequence, _)| *sequence > last);
-        self.shared.progress.send_modify(|progress| progress.stored = progress.stored.max(last));
+        // The journal may have put earlier ones back in front meanwhile, which nobody has yet.
+        let first_left = {
+            let mut state = self.shared.state.lock();
+            state.waiting.retain(|(place, _)| !places.contains(place));
+            state.waiting.first().map(|(place, _)| *place)
+        };
+        let stored = first_left.map_or(*places.end(), |left| (left - 1).min(*places.end()));
+        self.shared.progress.send_modify(|progress| progress.stored = progress.stored.max(stored));
         Ok(())
     }
 
@@ -275,14 +286,15 @@ const fn hurried(state: &State) -> bool {
 }
 
 /// A batch of what waits in memory.
-fn encode(state: &MutexGuard<'_, State>) -> (Vec<u8>, u64) {
+fn encode(state: &MutexGuard<'_, State>) -> (Vec<u8>, RangeInclusive<u64>) {
     let mut bytes = Vec::new();
-    let mut last = 0;
-    for (sequence, entry) in state.waiting.iter().take(BATCH) {
-        record::encode(*sequence, entry, &mut bytes);
-        last = *sequence;
+    let first = state.waiting.first().map_or(0, |(place, _)| *place);
+    let mut last = first;
+    for (place, entry) in state.waiting.iter().take(BATCH) {
+        record::encode(*place, entry, &mut bytes);
+        last = *place;
     }
-    (bytes, last)
+    (bytes, first..=last)
 }
 
 /// Takes out the files that the database has; those that may grow stay, until `all` is over.
