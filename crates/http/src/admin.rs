@@ -28,7 +28,7 @@ use hyper::{Method, StatusCode, body::Incoming, http::request::Parts};
 use mirrors::Mirrors;
 use std::{io, sync::Arc, time::Duration};
 use tidegate_core::{Answer, Keys, Ledger, Secret};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use upstreams::Upstreams;
 
@@ -51,8 +51,8 @@ pub struct Admin {
     pub keys: Option<Arc<dyn Keys>>,
     /// What was used. Without it `/admin/usage` says that nobody keeps account.
     pub ledger: Option<Arc<dyn Ledger>>,
-    /// What operators must send as `Authorization: Bearer`.
-    pub token: Option<Secret<String>>,
+    /// What operators must send as `Authorization: Bearer`, as it is now.
+    pub token: Option<watch::Receiver<Secret<String>>>,
 }
 
 /// Serves `admin` on `listener` until `stop`, then drains; every task is joined on return. Plain

@@ -2,7 +2,7 @@
 
 use crate::{Client, OauthSettings, Protocol, Settings, UpstreamSettings};
 use std::{collections::BTreeMap, fmt, sync::Arc};
-use tidegate_core::{Ledger, Price, Secret, Store, Tenant, Tokens};
+use tidegate_core::{Ledger, Price, Secret, Store, Tokens};
 use tidegate_engine::{
     Alerts, Earlier, Engine, Limiters, Mirror, Model, Parts, Records, Spending, Target, Upstream,
 };
@@ -165,9 +165,11 @@ impl Builder {
     ///
     /// [`BuildError`] naming the upstream, model or secret at fault.
     pub fn build(self) -> Result<Client, BuildError> {
-        let mut upstreams = BTreeMap::new();
+        let (mut upstreams, mut opened) = (BTreeMap::new(), BTreeMap::new());
         for (name, upstream) in &self.settings.upstreams {
-            upstreams.insert(name.as_str().into(), self.open(name, upstream)?);
+            let (provider, upstream) = self.open(name, upstream)?;
+            upstreams.insert(name.as_str().into(), upstream);
+            opened.insert(name.as_str().into(), provider);
         }
         let mut models = BTreeMap::new();
         for (name, model) in &self.settings.models {
@@ -231,10 +233,14 @@ impl Builder {
             seed: self.seed,
         });
         let engine = engine.map_err(|error| BuildError(error.to_string()))?;
-        Ok(Client::over(Arc::new(engine), Arc::new(Tenant::local())))
+        Ok(Client::over(Arc::new(engine), opened))
     }
 
-    fn open(&self, name: &str, settings: &UpstreamSettings) -> Result<Upstream, BuildError> {
+    fn open(
+        &self,
+        name: &str,
+        settings: &UpstreamSettings,
+    ) -> Result<(Arc<tidegate_upstream::Upstream>, Upstream), BuildError> {
         check_rates(name, settings)?;
         let mut options = settings.connection.clone();
         options.base_url.clone_from(&settings.base_url);
@@ -265,15 +271,17 @@ impl Builder {
         };
         let provider =
             provider.map_err(|error| BuildError(format!("upstreams.{name}: {error}")))?;
-        Ok(Upstream {
-            provider: Arc::new(provider),
+        let provider = Arc::new(provider);
+        let upstream = Upstream {
+            provider: provider.clone(),
             concurrency: settings.max_concurrency,
             pacer: pacer::Options {
                 requests_per_second: told_rate(settings),
                 tokens_per_minute: settings.tokens_per_minute,
                 eager: matches!(settings.max_concurrency, concurrency::Options::Fixed(_)),
             },
-        })
+        };
+        Ok((provider, upstream))
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::Builder;
 use bytes::Bytes;
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,9 +12,10 @@ use std::{
 };
 use tidegate_core::{
     Answer, Call, Error, Front, Kind, Operation, Origin, Patience, Payload, Priority, Reply,
-    Result, Tenant,
+    Result, Secret, Tenant,
 };
 use tidegate_engine::{Earlier, Engine};
+use tidegate_upstream::Upstream;
 use tidegate_wire::request;
 
 /// Longest answer [`Client::json`] takes, in bytes.
@@ -27,6 +29,8 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 #[derive(Clone)]
 pub struct Client {
     engine: Arc<Engine>,
+    /// By name, for those whose secrets change.
+    upstreams: Arc<BTreeMap<Arc<str>, Arc<Upstream>>>,
     tenant: Arc<Tenant>,
     timeout: Duration,
     calls: Arc<AtomicU64>,
@@ -38,8 +42,9 @@ impl Client {
         Builder::new()
     }
 
-    pub(crate) fn over(engine: Arc<Engine>, tenant: Arc<Tenant>) -> Self {
-        Self { engine, tenant, timeout: TIMEOUT, calls: Arc::default() }
+    pub(crate) fn over(engine: Arc<Engine>, upstreams: BTreeMap<Arc<str>, Arc<Upstream>>) -> Self {
+        let (upstreams, tenant) = (Arc::new(upstreams), Arc::new(Tenant::local()));
+        Self { engine, upstreams, tenant, timeout: TIMEOUT, calls: Arc::default() }
     }
 
     /// The same client with another limit on the duration of each call.
@@ -52,6 +57,35 @@ impl Client {
     /// Adds what was spent of budgets before, where it was not known when this was built.
     pub fn resume(&self, earlier: Vec<Earlier>) {
         self.engine.resume(earlier);
+    }
+
+    /// Sends `key` to the upstream of this name from the next attempt on; no connection is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::InvalidRequest`] when there is no such upstream, or no header may carry the key; the
+    /// one before stays.
+    pub fn replace_api_key(&self, upstream: &str, key: &Secret<String>) -> Result<()> {
+        self.upstream(upstream)?.replace_key(key)
+    }
+
+    /// Asks the token endpoint of the upstream of this name with `secret` from now on; the token in
+    /// use stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::InvalidRequest`] when there is no such upstream.
+    pub fn replace_client_secret(&self, upstream: &str, secret: Secret<String>) -> Result<()> {
+        self.upstream(upstream)?.replace_client_secret(secret);
+        Ok(())
+    }
+
+    fn upstream(&self, name: &str) -> Result<&Upstream> {
+        let found = self.upstreams.get(name).map(|upstream| &**upstream);
+        found.ok_or_else(|| {
+            let message = format!("there is no upstream `{name}`");
+            Error::new(Kind::InvalidRequest, Origin::Caller, message)
+        })
     }
 
     /// What fronts hold.

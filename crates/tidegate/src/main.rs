@@ -10,6 +10,7 @@ mod config;
 mod money;
 mod output;
 mod process_log;
+mod rotation;
 mod signals;
 
 use clap::{CommandFactory, Parser, Subcommand};

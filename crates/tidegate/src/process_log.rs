@@ -4,22 +4,29 @@
 //! *Why a thread:* as with the access log, a pipe that nobody reads must not hold up a call. Lines
 //! that find no room are dropped: the first of them say what is wrong.
 
+use crate::config::Level;
 use std::{
     io::{self, Write},
     sync::mpsc::{self, SyncSender},
     thread,
 };
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, registry};
 
 /// Lines that may wait.
 const QUEUE: usize = 256;
+/// What the targets of our own crates begin with.
+const OURS: &str = "tidegate";
 
-/// Writes warnings and errors of this process to standard error, from now on.
+/// Writes what this process says of itself, up to `level`, to standard error, from now on.
+///
+/// Of libraries it is warnings and errors at most: below that some write whole messages, and
+/// callers' keys with them.
 ///
 /// # Errors
 ///
 /// When the system gives no thread.
-pub(crate) fn start() -> io::Result<()> {
+pub(crate) fn start(level: Level) -> io::Result<()> {
     let (sender, lines) = mpsc::sync_channel::<Vec<u8>>(QUEUE);
     thread::Builder::new().name("process-log".into()).spawn(move || {
         for line in lines {
@@ -27,12 +34,19 @@ pub(crate) fn start() -> io::Result<()> {
             drop(io::stderr().write_all(&line));
         }
     })?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::WARN)
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(move || Lines(sender.clone()))
-        .finish();
+    let own = match level {
+        Level::Off => LevelFilter::OFF,
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    };
+    let wanted = Targets::new().with_default(own.min(LevelFilter::WARN)).with_target(OURS, own);
+    let lines =
+        fmt::layer().with_target(false).with_ansi(false).with_writer(move || Lines(sender.clone()));
+    // Outermost, so that what is not wanted costs nothing: it filters for all.
+    let subscriber = registry().with(lines).with(wanted);
     // Only a second call could fail, and there the first one's still stands.
     drop(tracing::subscriber::set_global_default(subscriber));
     Ok(())

@@ -17,7 +17,7 @@ mod token;
 pub use token::{ClientAuth, ClientCredentials};
 
 use crate::{control::Place, fault::setting, options::Options};
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::Method;
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use std::{
     },
     time::Duration,
 };
-use tidegate_core::{Error, Kind, Origin, Result, Retry};
+use tidegate_core::{Error, Kind, Origin, Result, Retry, Secret};
 pub(crate) use token::Token;
 use token::{Failure, share_of};
 use tokio::{
@@ -51,7 +51,7 @@ pub(crate) struct Tokens(Arc<Shared>);
 struct Shared {
     upstream: Arc<str>,
     place: Place,
-    credentials: ClientCredentials,
+    credentials: ArcSwap<ClientCredentials>,
     current: ArcSwapOption<Token>,
     /// A request is under way.
     asking: AtomicBool,
@@ -83,12 +83,27 @@ impl Tokens {
         Ok(Self(Arc::new(Shared {
             upstream: upstream.clone(),
             place,
-            credentials,
+            credentials: ArcSwap::from_pointee(credentials),
             current,
             asking: AtomicBool::new(false),
             rounds,
             served: AtomicU64::new(0),
         })))
+    }
+
+    /// Asks with `secret` from now on, and at once where the one before was refused.
+    pub(crate) fn replace_secret(&self, secret: Secret<String>) {
+        let mut credentials = ClientCredentials::clone(&self.0.credentials.load());
+        credentials.client_secret = secret;
+        self.0.credentials.store(Arc::new(credentials));
+        self.0
+            .rounds
+            .send_modify(|round| *round = Round { ended: round.ended, ..Round::default() });
+    }
+
+    /// The token in use, if there is one.
+    pub(crate) fn current(&self) -> Option<Arc<Token>> {
+        self.0.current.load_full()
     }
 
     /// The token to send, waiting for one until `deadline` where there is none.
@@ -183,7 +198,7 @@ impl Shared {
 
     async fn request(&self) -> Result<Token, Failure> {
         let began = Instant::now();
-        let (headers, body) = self.credentials.written();
+        let (headers, body) = self.credentials.load().written();
         let said = self.place.exchange(Method::POST, headers, body, MAX_BYTES, PATIENCE).await;
         let said = said.map_err(|error| Failure {
             is_refusal: false,

@@ -18,7 +18,7 @@
 //! and say nothing of the model: they are held as long as the first-token clock runs, and 64 KiB
 //! of nothing else are a failure.
 
-use crate::{decode::Source, fault};
+use crate::{decode::Source, fault, sent::Sent};
 use bytes::Bytes;
 use futures_util::Stream;
 use std::{
@@ -44,8 +44,9 @@ pub(crate) async fn read(
     mut source: Source,
     operation: Operation,
     asked: Asked,
+    sent: &Sent,
 ) -> Result<(Body, Arc<Meter>)> {
-    let mut watch = Watch::new(operation, asked);
+    let mut watch = Watch::new(operation, asked, sent.clone());
     let mut held = VecDeque::new();
     let mut held_bytes = 0;
     while watch.holds(held_bytes)? {
@@ -137,6 +138,8 @@ enum Passage {
 /// What the events so far have said.
 struct Seen {
     operation: Operation,
+    /// What no error may repeat.
+    sent: Sent,
     meter: Arc<Meter>,
     events: u64,
     /// Nothing is passed on yet, and no event carried output.
@@ -147,9 +150,10 @@ struct Seen {
 }
 
 impl Watch {
-    fn new(operation: Operation, asked: Asked) -> Self {
+    fn new(operation: Operation, asked: Asked, sent: Sent) -> Self {
         let seen = Seen {
             operation,
+            sent,
             meter: Arc::default(),
             events: 0,
             is_held: true,
@@ -229,10 +233,10 @@ impl Seen {
             self.is_complete = true;
         }
         if self.error.is_none() {
-            self.error = classify::error_event(data);
+            self.error = self.sent.error(data, classify::error_event);
         }
         if self.is_held && self.error.is_none() {
-            self.error = classify::failed_response(data);
+            self.error = self.sent.error(data, classify::failed_response);
             self.is_held = !content::is_content(data);
         }
         if content::is_output(data) {

@@ -11,6 +11,7 @@ use crate::{
     pool::{Patience, Pool},
     reply,
     request::{Form, Template, parse_base},
+    sent::Sent,
     stream_usage::{Ask, Asking, is_refused},
 };
 use http::StatusCode;
@@ -67,6 +68,25 @@ impl Upstream {
     ) -> Result<Self> {
         self.tokens = Some(Tokens::new(&self.name, credentials, options)?);
         Ok(self)
+    }
+
+    /// Sends `key` with every request from the next one on; connections stay as they are.
+    ///
+    /// Where the options set the header `authorization` themselves, that stays.
+    ///
+    /// # Errors
+    ///
+    /// [`tidegate_core::Kind::InvalidRequest`] when no header may carry it; the one before stays.
+    pub fn replace_key(&self, key: &Secret<String>) -> Result<()> {
+        self.template.replace_key(&self.name, key)
+    }
+
+    /// Asks the token endpoint with `secret` from the next request to it on. A token that is
+    /// valid stays in use.
+    pub fn replace_client_secret(&self, secret: Secret<String>) {
+        if let Some(tokens) = &self.tokens {
+            tokens.replace_secret(secret);
+        }
     }
 
     /// Prepares an upstream inside this process: `connect` makes a pipe to it.
@@ -135,14 +155,16 @@ impl Upstream {
 
     /// Sends it, asking for its stream's usage or not, and reads the answer.
     async fn ask(&self, attempt: &Attempt<'_>, ask: Option<Ask>) -> Result<Reply> {
+        let headers = self.template.headers();
         let answer = match self.compression.pack(attempt, ask).await {
             None => self.exchange(attempt, Form::Plain(ask)).await?,
             // Boxed, so that the calls that are not compressed do not carry its state.
             Some(packed) => Box::pin(self.exchange_packed(attempt, &packed, ask)).await?,
         };
         self.compression.learn(&answer.headers);
+        let sent = Sent { headers, token: self.tokens.as_ref().and_then(Tokens::current) };
         let asked = if ask.is_some() { Asked::ByUs } else { Asked::AsSent };
-        reply::read(answer, attempt.call, asked, self.max_answer_bytes).await
+        reply::read(answer, attempt.call, asked, self.max_answer_bytes, &sent).await
     }
 
     /// Sends the body compressed, and plain when it is refused for that: nothing was done with it.

@@ -4,11 +4,13 @@ use crate::{
     body::Answer,
     decode::Source,
     events::{self, Asked},
-    fault, unary,
+    fault,
+    sent::Sent,
+    unary,
 };
 use bytes::BytesMut;
 use http::{HeaderMap, header};
-use std::{sync::Arc, time::SystemTime};
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
 use tidegate_core::{Body, Call, ContentType, Error, RateLimits, Reply, Result, Served};
 use tidegate_wire::{classify, rate_limits};
 
@@ -16,7 +18,7 @@ use tidegate_wire::{classify, rate_limits};
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// Reads `answer` as far as a provider must: a refusal and a unary answer whole, a stream to its
-/// first content. A stream whose usage we `asked` for passes without the event that tells it.
+/// first content. What an upstream says of its error is cleaned of what we `sent`. A stream whose usage we `asked` for passes without the event that tells it.
 ///
 /// # Errors
 ///
@@ -26,18 +28,19 @@ pub(crate) async fn read(
     call: &Call,
     asked: Asked,
     max_answer_bytes: usize,
+    sent: &Sent,
 ) -> Result<Reply> {
     let Answer { status, headers, body } = answer;
     let encoding = text(&headers, header::CONTENT_ENCODING.as_str());
     let mut source = Source::new(body, encoding)?;
     if !status.is_success() {
-        return Err(refusal(status.as_u16(), &headers, &mut source).await);
+        return Err(refusal(status.as_u16(), &headers, &mut source, sent).await);
     }
 
     let head = Head { status: status.as_u16(), headers: &headers };
     match (call.stream, is_event_stream(&headers)) {
         (true, true) => {
-            let (body, meter) = events::read(source, call.operation, asked).await?;
+            let (body, meter) = events::read(source, call.operation, asked, sent).await?;
             Ok(Reply { meter: Some(meter), ..head.reply(ContentType::EventStream, body) })
         }
         (false, true) => {
@@ -45,7 +48,7 @@ pub(crate) async fn read(
         }
         // Some servers answer a stream's request whole: better an answer than none.
         (_, false) => {
-            let unary = unary::read(source, max_answer_bytes).await?;
+            let unary = unary::read(source, max_answer_bytes, sent).await?;
             let reply = head.reply(ContentType::Json, unary.body);
             Ok(Reply { usage: unary.usage, meter: unary.meter, ..reply })
         }
@@ -72,7 +75,7 @@ impl Head<'_> {
     }
 }
 
-async fn refusal(status: u16, headers: &HeaderMap, source: &mut Source) -> Error {
+async fn refusal(status: u16, headers: &HeaderMap, source: &mut Source, sent: &Sent) -> Error {
     let mut body = BytesMut::new();
     // A body that breaks off still says what it said so far.
     while let Some(Ok(chunk)) = source.chunk().await {
@@ -82,7 +85,11 @@ async fn refusal(status: u16, headers: &HeaderMap, source: &mut Source) -> Error
             break;
         }
     }
-    classify::refusal(status, |name| text(headers, name), body.freeze(), SystemTime::now())
+    let body = match sent.clean(&body) {
+        Cow::Borrowed(_) => body.freeze(),
+        Cow::Owned(cleaned) => cleaned.into(),
+    };
+    classify::refusal(status, |name| text(headers, name), body, SystemTime::now())
 }
 
 fn limits(headers: &HeaderMap) -> RateLimits {

@@ -3,6 +3,7 @@
 use crate::{
     compress::Packed, connect::Protocol, fault::setting, options::Options, stream_usage::Ask,
 };
+use arc_swap::ArcSwap;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
@@ -15,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -32,7 +34,10 @@ const ONE_PIECE_BYTES: usize = 64 * 1024;
 
 /// What every request to an upstream has in common, made once and cloned.
 pub(crate) struct Template {
-    headers: HeaderMap,
+    /// Replaced as a whole when our key is.
+    headers: ArcSwap<HeaderMap>,
+    /// Our key is what goes into `authorization`: the settings name no such header.
+    sends_key: bool,
     host: HeaderValue,
     /// By operation, path only: what HTTP/1.1 writes.
     paths: [Uri; Operation::ALL.len()],
@@ -88,11 +93,34 @@ impl Template {
                 .expect("a base URL and a path make a URL")
         };
         Ok(Self {
-            headers: headers(upstream, options, credential)?,
+            headers: ArcSwap::from_pointee(headers(upstream, options, credential)?),
+            sends_key: !options
+                .headers
+                .keys()
+                .any(|name| name.eq_ignore_ascii_case("authorization")),
             host: authority.parse().expect("an authority is a header value"),
             paths: Operation::ALL.map(path),
             urls: Operation::ALL.map(url),
         })
+    }
+
+    /// What every request carries, as it is now.
+    pub(crate) fn headers(&self) -> Arc<HeaderMap> {
+        self.headers.load_full()
+    }
+
+    /// Sends `key` from the next request on.
+    ///
+    /// # Errors
+    ///
+    /// When no header may carry it; the one before stays.
+    pub(crate) fn replace_key(&self, upstream: &str, key: &Secret<String>) -> Result<()> {
+        if self.sends_key {
+            let mut headers = HeaderMap::clone(&self.headers.load());
+            headers.insert(AUTHORIZATION, bearer(upstream, key)?);
+            self.headers.store(Arc::new(headers));
+        }
+        Ok(())
     }
 
     /// The request of `attempt`, its body in `form`, as `protocol` writes it, with `authorization`
@@ -105,7 +133,7 @@ impl Template {
         protocol: Protocol,
     ) -> Request<RequestBody> {
         let call = attempt.call;
-        let mut headers = self.headers.clone();
+        let mut headers = HeaderMap::clone(&self.headers.load());
         let body = match form {
             Form::Packed(packed) => {
                 headers.insert(CONTENT_ENCODING, packed.coding.header());
@@ -188,13 +216,7 @@ fn headers(
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, br, zstd"));
     if let Some(key) = credential {
-        let value = format!("Bearer {}", key.expose());
-        let mut value = HeaderValue::try_from(value).map_err(|_| {
-            let problem = "has a character no header may carry (a line end?)";
-            setting(upstream, "api_key", problem)
-        })?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+        headers.insert(AUTHORIZATION, bearer(upstream, key)?);
     }
     for (name, value) in &options.headers {
         let bad =
@@ -209,6 +231,15 @@ fn headers(
         headers.insert(name, value);
     }
     Ok(headers)
+}
+
+fn bearer(upstream: &str, key: &Secret<String>) -> Result<HeaderValue> {
+    let value = HeaderValue::try_from(format!("Bearer {}", key.expose()));
+    let mut value = value.map_err(|_| {
+        setting(upstream, "api_key", "has a character no header may carry (a line end?)")
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// The body of a request, in order.

@@ -4,7 +4,7 @@
 //! made again. What is longer (large embeddings) streams on from there: its framing tells
 //! whether it is complete.
 
-use crate::{decode::Source, fault};
+use crate::{decode::Source, fault, sent::Sent};
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use std::{
@@ -28,7 +28,7 @@ pub(crate) struct Unary {
 }
 
 /// Reads an answer of at most `max_bytes`.
-pub(crate) async fn read(mut source: Source, max_bytes: usize) -> Result<Unary> {
+pub(crate) async fn read(mut source: Source, max_bytes: usize, sent: &Sent) -> Result<Unary> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(chunk) = source.chunk().await {
@@ -56,7 +56,7 @@ pub(crate) async fn read(mut source: Source, max_bytes: usize) -> Result<Unary> 
     if !json::is_valid(&whole) {
         return Err(not_json(&whole));
     }
-    if let Some(error) = classify::error_answer(&whole) {
+    if let Some(error) = sent.error(&whole, classify::error_answer) {
         return Err(error);
     }
     let usage = usage::read(&whole);

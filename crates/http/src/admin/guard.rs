@@ -8,10 +8,11 @@ use hyper::{
 };
 use std::{hint::black_box, net::IpAddr};
 use tidegate_core::Secret;
+use tokio::sync::watch;
 
 /// Who may ask.
 pub(crate) struct Guard {
-    pub(super) token: Option<Secret<String>>,
+    pub(super) token: Option<watch::Receiver<Secret<String>>>,
 }
 
 impl Guard {
@@ -43,7 +44,7 @@ impl Guard {
             scheme.eq_ignore_ascii_case("bearer").then(|| said.trim())
         });
         match said {
-            Some(said) if is_same(said.as_bytes(), token.expose().as_bytes()) => Ok(()),
+            Some(said) if is_same(said.as_bytes(), token.borrow().expose().as_bytes()) => Ok(()),
             _ => Err(&refusal::NO_ADMIN_TOKEN),
         }
     }

@@ -9,6 +9,7 @@ use tidegate_http::{Drained, serve_admin};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ impl Admin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let token = token.map(|token| Secret::new(token.to_owned()));
+        let token = token.map(|token| watch::channel(Secret::new(token.to_owned())).1);
         let served =
             tidegate_http::Admin { answer: Arc::clone(stub) as _, keys, ledger: None, token };
         let done = tokio::spawn(serve_admin(listener, served, stop.clone()));
@@ -329,7 +330,7 @@ async fn without_a_token_other_machines_are_not_served() {
         let listener = TcpListener::bind(address).await.unwrap();
         let stop = CancellationToken::new();
         stop.cancel();
-        let token = token.map(|token| Secret::new(token.to_owned()));
+        let token = token.map(|token| watch::channel(Secret::new(token.to_owned())).1);
         let admin = tidegate_http::Admin { answer: Stub::fine(), keys: None, ledger: None, token };
         let served = serve_admin(listener, admin, stop).await;
         assert_eq!(served.is_ok(), is_served, "{address}");

@@ -13,7 +13,7 @@ use tidegate_core::{
     UsageRow,
 };
 use tidegate_http::serve_admin;
-use tokio::{io::AsyncWriteExt as _, net::TcpListener, net::TcpStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener, net::TcpStream, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 const HOST: &str = "Host: localhost:8081\r\n";
@@ -53,7 +53,7 @@ impl Ledger for Books {
 async fn start(ledger: Option<Arc<dyn Ledger>>, token: Option<&str>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let token = token.map(|token| Secret::new(token.to_owned()));
+    let token = token.map(|token| watch::channel(Secret::new(token.to_owned())).1);
     let admin = tidegate_http::Admin { answer: Stub::fine(), keys: None, ledger, token };
     tokio::spawn(serve_admin(listener, admin, CancellationToken::new()));
     address

@@ -4,7 +4,9 @@ use crate::{
     access_log::AccessLog,
     assembly, books,
     config::{self, AdminListen, Environment, Loaded, Override, Sources},
-    output, process_log, signals,
+    output, process_log,
+    rotation::Rotation,
+    signals,
 };
 use anyhow::Context;
 use std::{
@@ -16,7 +18,7 @@ use std::{
 use tidegate_core::{Answer, KeyChange, Keys, Replays, Secret, Store};
 use tidegate_http::Admin;
 use tidegate_store::{Sqlite, replay};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 /// Exit code of a start that cannot succeed before something is changed.
@@ -69,7 +71,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     for warning in &loaded.warnings {
         output::note(&format!("warning: {warning}"));
     }
-    process_log::start()?;
+    process_log::start(loaded.config.log.level)?;
     runtime()?.block_on(serve(loaded, port_file))
 }
 
@@ -150,17 +152,20 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
     });
     let kept = tidegate_http::Callers { refusals, idempotency };
     let serving = tidegate_http::serve(callers, client.answer(), options, kept, stop.clone());
+    let (admin_token, token) = loaded.admin_token.clone().map(watch::channel).unzip();
+    let rotation = Rotation::new(&loaded, &client, admin_token);
     let operators = Admin {
         answer: client.answer(),
         keys: Some(store.clone()),
         ledger: ledger.clone().map(|ledger| ledger as _),
-        token: loaded.admin_token.clone(),
+        token,
     };
     let admin = serve_admin(admin, operators, stop);
     let refreshing = async { tokio::join!(refresh(store.clone()), tokens.maintain()) };
     let (drained, ()) = tokio::select! {
         drained = async { tokio::try_join!(serving, admin) } => drained?,
         _ = refreshing => unreachable!("refreshing never ends"),
+        () = rotation.follow() => unreachable!("nor does following secrets"),
         () = sweep(replays) => unreachable!("nor does sweeping"),
         () = books::catch_up(&client, missing, started) => unreachable!("nor does catching up"),
     };

@@ -27,6 +27,7 @@ mod tree;
 pub(crate) use environment::Environment;
 pub(crate) use layers::{Override, Sources};
 pub(crate) use problem::{Problem, Problems, hint};
+pub(crate) use secret::{Owner, SecretFile};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -159,6 +160,27 @@ pub(crate) struct Log {
     /// Where one line per call or refused request goes: "stderr", "off", or the path of a file to
     /// append to. JSON, except on a terminal. Default "stderr".
     pub(crate) access: AccessTo,
+    /// What the process says of itself on standard error: "off", "error", "warn", "info", "debug" or "trace". Secrets are in none of it. Default "warn".
+    pub(crate) level: Level,
+}
+
+/// How much the process says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    /// Nothing.
+    Off,
+    /// What went wrong on our side.
+    Error,
+    /// And what an operator should look at.
+    #[default]
+    Warn,
+    /// And what was changed.
+    Info,
+    /// And why requests were refused.
+    Debug,
+    /// And all there is.
+    Trace,
 }
 
 /// Where the access log goes.
@@ -228,6 +250,8 @@ pub(crate) struct Loaded {
     pub(crate) client_secrets: BTreeMap<String, Secret<String>>,
     /// What operators must send.
     pub(crate) admin_token: Option<Secret<String>>,
+    /// Those of these secrets that are in files, and read again when they change.
+    pub(crate) secret_files: Vec<SecretFile>,
     /// What models cost, by the upstreams' own names of them.
     pub(crate) prices: BTreeMap<Arc<str>, Price>,
     /// Where the ledger is kept; `None` when there is to be none.
@@ -245,16 +269,18 @@ pub(crate) struct Loaded {
 /// Everything that is wrong with it.
 pub(crate) fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, Problems> {
     let (mut api_keys, mut admin_token) = (BTreeMap::new(), None);
-    let mut client_secrets = BTreeMap::new();
+    let (mut client_secrets, mut secret_files) = (BTreeMap::new(), Vec::new());
     let (mut listed, mut ledger) = (BTreeMap::new(), None);
     let loaded = load_with(sources, environment, |config, findings| {
         ledger = ledger::database(config, environment, findings);
         api_keys = secret::api_keys(config, environment, findings);
         client_secrets = secret::client_secrets(config, environment, findings);
         admin_token = secret::admin_token(config, environment, findings);
+        secret_files = secret::files(config, environment);
         listed = prices::read(config, environment, findings);
     })?;
-    Ok(Loaded { api_keys, client_secrets, admin_token, prices: listed, ledger, ..loaded })
+    let prices = listed;
+    Ok(Loaded { api_keys, client_secrets, admin_token, secret_files, prices, ledger, ..loaded })
 }
 
 /// The configuration alone, for commands that call no upstream: a secret that is not there is
@@ -325,6 +351,7 @@ fn load_with(
         api_keys: BTreeMap::new(),
         client_secrets: BTreeMap::new(),
         admin_token: None,
+        secret_files: Vec::new(),
         prices: BTreeMap::new(),
         ledger: None,
         warnings,

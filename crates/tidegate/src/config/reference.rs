@@ -127,8 +127,9 @@ fn the_reference_is_what_the_types_say() {
          directory. `--profile prod` lays `tidegate.prod.toml` over it, and any value can be set from the\n\
          environment: `TIDEGATE__SERVER__LISTEN=0.0.0.0:8080`. Flags win over all of them.\n\n\
          Durations are written `\"250ms\"`, `\"30s\"`, `\"1h 30m\"`; sizes `\"512KiB\"`, `\"16MiB\"`; secrets\n\
-         `{ env = \"NAME\" }` or `{ file = \"/run/secrets/x\" }`. Relative paths begin at the working\n\
-         directory. Unknown keys are errors. `tidegate check` says what is wrong, and where, and prints\n\
+         `{ env = \"NAME\" }` or `{ file = \"/run/secrets/x\" }`. A file of `api_key`, `client_secret` or `admin_token`\n\
+         is read again when it changes, the environment never is.\n\n\
+         Relative paths begin at the working directory. Unknown keys are errors. `tidegate check` says what is wrong, and where, and prints\n\
          what a configuration comes to.\n",
     );
     for section in sections(&|_| "NAME".to_owned()) {

@@ -3,7 +3,12 @@
 //! No message here ever holds a value, only where it should have come from.
 
 use super::{Config, check::Findings, environment::Environment};
-use std::{collections::BTreeMap, fs, io::Read, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
 use tidegate_core::Secret;
 use tidegate_policy::setting::SecretRef;
 
@@ -64,6 +69,71 @@ pub(super) fn ledger_url(
     found(written, &["ledger", "url"], environment, findings)
 }
 
+/// Whose secret it is, and what it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Our key at this upstream.
+    ApiKey(String),
+    /// Our secret at the token endpoint of this upstream.
+    ClientSecret(String),
+    /// What operators must send.
+    AdminToken,
+}
+
+impl fmt::Display for Owner {
+    /// The setting.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ApiKey(upstream) => write!(f, "upstreams.{upstream}.api_key"),
+            Self::ClientSecret(upstream) => write!(f, "upstreams.{upstream}.oauth.client_secret"),
+            Self::AdminToken => f.write_str("server.admin_token"),
+        }
+    }
+}
+
+/// A secret that is in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SecretFile {
+    pub(crate) owner: Owner,
+    /// As it was written.
+    pub(crate) shown: PathBuf,
+    /// Where it is.
+    path: PathBuf,
+}
+
+impl SecretFile {
+    /// The secret as it is in the file now. A pipe, which gives what it has only once, is not read.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong, never a value.
+    pub(crate) fn read(&self) -> Result<Secret<String>, String> {
+        let shown = self.shown.display();
+        match fs::metadata(&self.path) {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => return Err(format!("{shown} is no regular file")),
+            Err(cause) => return Err(format!("cannot read {shown}: {cause}")),
+        }
+        checked(file(&self.shown, &self.path)?, &shown.to_string(), "the setting")
+    }
+}
+
+/// The secrets that are in regular files.
+pub(super) fn files(config: &Config, environment: &Environment) -> Vec<SecretFile> {
+    let upstreams = config.upstreams.iter().flat_map(|(name, upstream)| {
+        let key = upstream.api_key.as_ref().map(|key| (Owner::ApiKey(name.clone()), key));
+        let oauth = upstream.oauth.as_ref();
+        let secret = oauth.map(|at| (Owner::ClientSecret(name.clone()), &at.client_secret));
+        key.into_iter().chain(secret)
+    });
+    let token = config.server.admin_token.as_ref().map(|token| (Owner::AdminToken, token));
+    let files = upstreams.chain(token).filter_map(|(owner, written)| {
+        let SecretRef::File(shown) = written else { return None };
+        Some(SecretFile { owner, shown: shown.clone(), path: environment.locate(shown) })
+    });
+    files.filter(|file| fs::metadata(&file.path).is_ok_and(|found| found.is_file())).collect()
+}
+
 /// The secret written at `path`; says what is wrong or risky about it.
 fn found(
     written: &SecretRef,
@@ -102,6 +172,10 @@ fn resolve(
             (file(path, &environment.locate(path))?, path.display().to_string())
         }
     };
+    checked(text, &from, key)
+}
+
+fn checked(text: String, from: &str, key: &str) -> Result<Secret<String>, String> {
     if text.is_empty() {
         return Err(format!("{from} is empty: leave {key} out if there is none"));
     }

@@ -3,11 +3,14 @@
 
 mod batch;
 mod bench;
+mod canary;
 mod cli;
 mod idempotency;
+mod identities;
 mod keys;
 mod money;
 mod oauth;
+mod rotation;
 mod serve;
 mod stream_usage;
 mod usage;
