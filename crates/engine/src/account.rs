@@ -14,8 +14,8 @@
 //! | was answered, and the upstream said its usage | as told |
 //! | was answered whole, and it did not | as estimated |
 //! | streamed, to its end or not | as told so far; else the prompt's estimate and the chunks that passed |
-//! | was cancelled before its first token | the prompt's estimate: the upstream has read it |
-//! | failed or was refused before its first token | none |
+//! | was cancelled, or our clock ran out, before its first token | the prompt's estimate: the upstream has read it |
+//! | failed or was refused before its first token, or never got there | none |
 
 use crate::{
     attempt::now,
@@ -28,7 +28,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 use tidegate_core::{
-    Call, Cause, Class, Entry, Error, Ledger, Meter, Money, Operation, Price, Reply, Result,
+    Call, Cause, Class, Entry, Error, Ledger, Meter, Money, Operation, Price, Reply, Result, Retry,
     Tenant, TokenEstimate, Usage,
 };
 
@@ -167,10 +167,13 @@ impl Account {
         self.left = Some((SystemTime::now(), now()));
     }
 
-    /// The attempt failed before it said a word: nothing is paid for.
+    /// The attempt failed before it said a word: nothing is paid for, unless our clock ran out
+    /// while the upstream was at it. Short timeouts would make long prompts free.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.failure = Some(error.class());
-        self.usage = Usage::default();
+        if error.class() != Class::Timeout || error.retry() == Retry::Unsent {
+            self.usage = Usage::default();
+        }
     }
 
     /// The answer is whole, or its stream has begun.

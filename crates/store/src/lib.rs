@@ -12,6 +12,7 @@ pub mod key;
 pub mod ledger;
 mod memory;
 pub mod replay;
+mod schema;
 mod sqlite;
 
 pub use directory::MAX_KEYS;

@@ -279,7 +279,7 @@ impl From<rusqlite::Error> for Trouble {
 ///
 /// SQLite answers "busy" at once, whatever the timeout, where waiting could deadlock: two
 /// connections that both switch to the write-ahead log do.
-fn connect_patiently(path: &Path) -> Result<Connection, schema::Unusable> {
+fn connect_patiently(path: &Path) -> Result<Connection, crate::schema::Unusable> {
     let give_up = Instant::now() + BUSY_TIMEOUT;
     loop {
         match connect(path) {
@@ -291,14 +291,14 @@ fn connect_patiently(path: &Path) -> Result<Connection, schema::Unusable> {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, schema::Unusable> {
+fn connect(path: &Path) -> Result<Connection, crate::schema::Unusable> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    schema::recognise(&connection)?;
+    schema::SCHEMA.recognise(&connection)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
-    schema::migrate(&mut connection)?;
+    schema::SCHEMA.migrate(&mut connection)?;
     Ok(connection)
 }
 

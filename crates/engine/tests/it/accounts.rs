@@ -117,8 +117,10 @@ async fn every_ending_is_one_entry() {
         ("credential", false, NEVER, "credential 0+0 $0.00"),
         ("quota", false, NEVER, "quota 0+0 $0.00"),
         ("unreachable", false, NEVER, "fault 0+0 $0.00"),
-        ("slow", true, NEVER, "timeout 0+0 $0.00"),
+        ("timeout connect", false, NEVER, "timeout 0+0 $0.00"),
         // The upstream has read the prompt.
+        ("slow", true, NEVER, "timeout 10+0 $0.01"),
+        ("timeout first_token after 10ms", false, NEVER, "timeout 10+0 $0.01"),
         ("slow", false, leaves, "cancelled 10+0 $0.01"),
         ("slow", true, leaves, "cancelled 10+0 $0.01"),
         // Two chunks have passed, at 10 and 20 ms.

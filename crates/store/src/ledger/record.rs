@@ -235,11 +235,11 @@ pub(super) fn instant(at: i64) -> SystemTime {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use tidegate_core::{Cause, Class, Money, Operation, Usage};
 
-    fn entry(index: u64) -> Entry {
+    pub(in crate::ledger) fn entry(index: u64) -> Entry {
         Entry {
             call: format!("req-{index}").into(),
             attempt: 2,

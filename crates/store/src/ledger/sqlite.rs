@@ -9,6 +9,7 @@ use super::{
     query::{self, Dialect},
     record::Row,
 };
+use crate::schema::{self, Schema};
 use crate::sqlite::{Identity, make_private, still_there};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params, params_from_iter};
 use std::{
@@ -18,10 +19,9 @@ use std::{
 };
 use tidegate_core::{Error, Kind, Origin, Result, UsageQuery, UsageRow};
 
-/// "TGLG", in the header of every file of ours.
-const APPLICATION_ID: i32 = 0x5447_4c47;
+/// "TGLG" in the header.
+const SCHEMA: Schema = Schema { application_id: 0x5447_4c47, steps: &STEPS };
 
-/// What each schema version added. A step that was released is never changed.
 const STEPS: [&str; 1] = ["
     CREATE TABLE tidegate_ledger (
         writer INTEGER NOT NULL,         -- drawn at random by each process
@@ -82,7 +82,7 @@ impl Sqlite {
             match sqlite.reopen() {
                 // SQLite answers "busy" at once where two switch a new file to the write-ahead
                 // log, whatever the timeout.
-                Err(Unusable::Sqlite(cause)) if is_busy(&cause) && Instant::now() < give_up => {
+                Err(Unusable::Schema(why)) if why.is_busy() && Instant::now() < give_up => {
                     thread::sleep(Duration::from_millis(10));
                 }
                 Err(why) => return Err(why.of(&path_in(data_dir))),
@@ -203,67 +203,33 @@ fn connect(path: &Path) -> Result<Connection, Unusable> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    recognise(&connection)?;
+    SCHEMA.recognise(&connection)?;
     // Only when it is not so yet: switching needs the file for oneself.
     let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     if mode != "wal" {
         connection.pragma_update(None, "journal_mode", "wal")?;
     }
     connection.pragma_update(None, "synchronous", "full")?;
-    migrate(&mut connection)?;
+    SCHEMA.migrate(&mut connection)?;
     Ok(connection)
-}
-
-/// Refuses what is not ours before anything is written to it.
-fn recognise(connection: &Connection) -> Result<(), Unusable> {
-    // One transaction: another process may be making the file at this moment.
-    let moment = connection.unchecked_transaction()?;
-    let tables: i64 =
-        moment.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let id: i32 = moment.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    if id != APPLICATION_ID && (id != 0 || tables > 0) {
-        return Err(Unusable::Foreign);
-    }
-    match version(&moment)? {
-        found if found > STEPS.len() as i64 => Err(Unusable::Newer(found)),
-        _ => Ok(()),
-    }
-}
-
-/// Takes the steps that are missing, all or none; another process may be doing the same.
-fn migrate(connection: &mut Connection) -> Result<(), Unusable> {
-    if version(connection)? == STEPS.len() as i64 {
-        return Ok(());
-    }
-    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let done = usize::try_from(version(&change)?).unwrap_or(usize::MAX);
-    for step in STEPS.iter().skip(done) {
-        change.execute_batch(step)?;
-    }
-    change.pragma_update(None, "application_id", APPLICATION_ID)?;
-    change.pragma_update(None, "user_version", done.max(STEPS.len()) as i64)?;
-    change.commit()?;
-    Ok(())
-}
-
-fn version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
 /// Why the file cannot be used.
 enum Unusable {
-    /// A database, but not one of ours.
-    Foreign,
-    /// Ours, of a schema we do not know.
-    Newer(i64),
-    Sqlite(rusqlite::Error),
+    Schema(schema::Unusable),
     /// It is not there and cannot be made.
     Private(Error),
 }
 
+impl From<schema::Unusable> for Unusable {
+    fn from(why: schema::Unusable) -> Self {
+        Self::Schema(why)
+    }
+}
+
 impl From<rusqlite::Error> for Unusable {
     fn from(cause: rusqlite::Error) -> Self {
-        Self::Sqlite(cause)
+        Self::Schema(cause.into())
     }
 }
 
@@ -277,21 +243,20 @@ impl Unusable {
         let path = path.display();
         let internal = |message| Error::new(Kind::Internal, Origin::Gateway, message);
         let cause = match self {
-            Self::Foreign => {
+            Self::Schema(schema::Unusable::Foreign) => {
                 return internal(format!(
                     "{path} is a database of another program: move it away, or choose another \
                      data_dir"
                 ));
             }
-            Self::Newer(found) => {
+            Self::Schema(schema::Unusable::Newer { found, known }) => {
                 return internal(format!(
-                    "{path} was written by a newer Tidegate (schema {found}, this one knows {}): \
-                     use that version, or another data_dir",
-                    STEPS.len()
+                    "{path} was written by a newer Tidegate (schema {found}, this one knows \
+                     {known}): use that version, or another data_dir"
                 ));
             }
             Self::Private(error) => return error,
-            Self::Sqlite(cause) => cause,
+            Self::Schema(schema::Unusable::Sqlite(cause)) => cause,
         };
         let what = match cause.sqlite_error_code() {
             Some(ErrorCode::NotADatabase) => "is not a SQLite database: move it away",

@@ -319,3 +319,60 @@ fn delete(stored: Vec<Segment>) {
 fn chance() -> f64 {
     (RandomState::new().hash_one(FILE_HEAD) >> 11) as f64 / (1u64 << 53) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::record::tests::entry, super::shared::Progress, *};
+    use parking_lot::{Condvar, Mutex};
+    use tokio::sync::watch;
+
+    /// A database during whose insert the journal gives its failed batch back.
+    struct Interrupted(Arc<Shared>);
+
+    impl Database for Interrupted {
+        fn insert(&mut self, _: i64, rows: &[record::Row<'_>]) -> Result<(), Trouble> {
+            let mut state = self.0.state.lock();
+            if rows[0].sequence == 3 {
+                state.waiting.splice(0..0, [(1, entry(1)), (2, entry(2))]);
+            }
+            Ok(())
+        }
+
+        fn forget(&mut self, _: i64, _: u32) -> Result<u64, Trouble> {
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn a_batch_that_the_journal_gives_back_meanwhile_is_not_taken_for_stored() {
+        let waiting = vec![(3, entry(3)), (4, entry(4))];
+        let shared = Arc::new(Shared {
+            dir: "nowhere".into(),
+            writer: 7,
+            state: Mutex::new(State { waiting, journal_fails: true, ..State::default() }),
+            arrived: Condvar::new(),
+            journaled: Condvar::new(),
+            finished: Condvar::new(),
+            progress: watch::Sender::new(Progress::default()),
+        });
+        let mut storing = Storing {
+            shared: &shared,
+            database: Box::new(Interrupted(shared.clone())),
+            retention: None,
+            forget_at: None,
+            backoff: BACKOFF.0,
+            last: None,
+            window: Vec::new(),
+            told_much: false,
+            over: false,
+        };
+        let left = || shared.state.lock().waiting.iter().map(|(place, _)| *place).collect();
+        for (expected_left, expected_stored) in [(vec![1, 2], 0), (vec![], 2)] {
+            let next = storing.next().unwrap();
+            storing.advance(next);
+            let left: Vec<u64> = left();
+            assert_eq!(left, expected_left);
+            assert_eq!(shared.progress.borrow().stored, expected_stored);
+        }
+    }
+}

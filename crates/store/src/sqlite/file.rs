@@ -1,6 +1,6 @@
 //! The file itself: for our eyes only, still the one that was opened, and what is wrong with it.
 
-use super::schema::Unusable;
+use crate::schema::Unusable;
 use rusqlite::ErrorCode;
 use std::{fs, io, path::Path};
 use tidegate_core::{Error, Kind, Origin, Result};

@@ -10,8 +10,8 @@ use std::{
     sync::Arc,
 };
 use tidegate_core::{
-    BoxFuture, Cause, Class, Entry, Error, Ledger, Money, Origin, Price, Result, Usage, UsageQuery,
-    UsageRow,
+    BoxFuture, Cause, Class, Clock, Entry, Error, Kind, Ledger, Money, Origin, Price, Result,
+    Usage, UsageQuery, UsageRow,
 };
 
 /// A ledger that remembers.
@@ -79,12 +79,20 @@ fn tells(ended: How, entry: &Entry) -> bool {
     let nothing = entry.usage == Usage::default();
     match ended {
         How::Answered => entry.failure.is_none() && entry.told,
-        How::Failed(kind) => entry.failure == class(kind) && nothing,
+        How::Failed(kind) => {
+            let billed = match kind {
+                // The upstream has read the prompt.
+                Kind::UpstreamTimeout(Clock::FirstToken) => entry.usage.input > 0,
+                // Or our own pool was full, and it has not.
+                Kind::UpstreamTimeout(Clock::Total) => true,
+                _ => nothing,
+            };
+            entry.failure == class(kind) && billed && entry.usage.output == 0
+        }
         How::Broken(kind) => entry.failure == class(kind) && !nothing,
         // By its caller, or by a clock of ours.
         How::Dropped => match entry.failure {
-            Some(Class::Cancelled) => entry.usage.input > 0,
-            Some(Class::Timeout) => true,
+            Some(Class::Cancelled | Class::Timeout) => entry.usage.input > 0,
             _ => false,
         },
     }
