@@ -172,7 +172,11 @@ async def press(server, per_second, seconds):
     return admitted, worst, time.monotonic() - start
 
 
-KINDS = {"whole": "answered", "stream": "answered", "cut": "cut", "early": "early"}
+# What a call does, and the model it names.
+KINDS = {"whole": "answered", "stream": "answered", "cut": "cut", "torn": "torn", "early": "early"}
+# Events after which the caller hangs up: "cut" where the simulator has fallen silent for good (a
+# role and half of the eight tokens), "torn" while it goes on.
+HANGS_UP_AFTER = {"cut": 5, "torn": 3}
 COLUMNS = ("attempts", "input_tokens", "output_tokens", "cost_picodollars")
 
 
@@ -186,27 +190,34 @@ def books(rig):
         models = sorted(set(KINDS.values()))
         sim = ("--ttft", "5ms", "--itl", "100ms", "--models", ",".join(models))
         stage = Stage(rig, stack, sim=sim, upstream=upstream, models=models)
-        stage.sim.faults(error_rate=0.03, error_status=500, reset_rate=0.01)
-        endings = asyncio.run(mixed(stage, count, ("whole", "stream", "cut"), rig.random))
-        theirs, ours = both_books(stage)
-        stage.sim.faults(error_rate=0, reset_rate=0)
+        faults = {"error_rate": 0.03, "error_status": 500, "reset_rate": 0.01}
+        endings = collections.Counter()
+        for kinds, share, change in (
+            (("whole", "stream"), 2 / 3, faults),
+            (("cut",), 1 / 3, {"error_rate": 0, "reset_rate": 0, "stall_mid_rate": 1}),
+            (("torn",), 1 / 10, {"stall_mid_rate": 0}),
+        ):
+            stage.sim.faults(**change)
+            endings += asyncio.run(mixed(stage, int(count * share), kinds, rig.random))
         endings += asyncio.run(mixed(stage, count // 10, ("early",), rig.random))
-        early = stage.settled(sum(books["attempts"] for books in ours.values()) + 1)
+        theirs, ours = both_books(stage)
     for name in sorted(endings):
         rig.figure(f"ended: {name}", endings[name])
     # The simulator fails before it knows the model, so attempts are compared in all.
     attempts = [sum(books["attempts"] for books in side.values()) for side in (theirs, ours)]
     rig.figure("attempts, simulator's", attempts[0])
     rig.figure("attempts, off by", abs(attempts[1] - attempts[0]), 0)
-    for model in ("answered", "cut"):
+    for model in ("answered", "cut", "torn"):
         for name in COLUMNS[1:]:
             # What the simulator writes while a hang-up is on its way to it, nobody has read.
-            unread = model == "cut" and name != "input_tokens"
-            bound = theirs[model][name] / 1_000 if unread else 0
+            unread = model == "torn" and name != "input_tokens"
+            bound = theirs[model][name] / 100 if unread else 0
             rig.figure(f"{model}: {name}, simulator's", theirs[model][name])
             rig.figure(f"{model}: {name}, off by", abs(ours[model][name] - theirs[model][name]), bound)
-    # Whoever hangs up before the first byte is billed an estimate of the prompt.
-    rig.figure("hung up at once: attempts", early["attempts"] - attempts[1])
+    # Whoever hangs up before the first token is billed an estimate of the prompt, nothing else.
+    rig.figure("early: output_tokens", ours["early"]["output_tokens"], 0)
+    estimate, true = (side["early"]["input_tokens"] for side in (ours, theirs))
+    rig.figure("early: input_tokens, estimated / true", estimate / true)
 
 
 def both_books(stage):
@@ -218,7 +229,7 @@ def both_books(stage):
     for entry in stage.sim.ledger():
         books = theirs[entry["model"]]
         books["attempts"] += 1
-        if entry["status"] == 200:
+        if entry["status"] == 200 or entry["model"] == "early":
             books["input_tokens"] += entry["prompt_tokens"]
             books["output_tokens"] += entry["completion_tokens"]
     for books in theirs.values():
@@ -235,22 +246,22 @@ async def mixed(stage, count, kinds, chance):
 
     async def worker():
         for number, kind in queue:
-            body = ask(number, stream=kind in ("stream", "cut"), model=KINDS[kind])
+            body = ask(number, stream=kind not in ("whole", "early"), model=KINDS[kind])
             if kind == "early":
-                answer = await hang_up_at_once(stage.server, body)
+                answer = await leave(stage.server, body, stage.rig.random.uniform(0.05, 0.4))
             else:
-                answer = await post(stage.server, body, cut_after=3 if kind == "cut" else None)
+                answer = await post(stage.server, body, cut_after=HANGS_UP_AFTER.get(kind))
             endings[f"{kind}: {answer.status}"] += 1
 
     await asyncio.gather(*(worker() for _ in range(stage.rig.size(200, 60))))
     return endings
 
 
-async def hang_up_at_once(server, body):
-    try:
-        return await asyncio.wait_for(post(server, body), 0.001)
-    except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
-        return Answer(b"", b"", cut=True)
+async def leave(server, body, after):
+    """One call whose caller hangs up so many seconds after asking, answered or not."""
+    with contextlib.suppress(TimeoutError):
+        return await asyncio.wait_for(post(server, body), after)
+    return Answer(b"", b"", cut=True)
 
 
 @check

@@ -10,6 +10,11 @@
 //! server gets (Envoy's outlier detection uses both). Coming back is gradual: one probe at a time,
 //! then a growing share, so that a server with cold caches is not knocked over again.
 //!
+//! Failures are fast and answers slow: of a burst the failed few come back first, all in a row.
+//! So both alarms take what a failure has overtaken (sent before it or beside it, and still out)
+//! for good until it says otherwise: neither sounds before its share has failed even then, a
+//! quarter for failures in a row.
+//!
 //! A failure is a fault or a timeout. A 4xx is the caller's, a 429 feeds the limiters, and a
 //! caller who hangs up says nothing ([`Outcome::Unknown`]).
 //!
@@ -25,6 +30,9 @@
 //!
 //! Opening again before a slow start is over doubles the time; a whole one resets it.
 
+mod out;
+
+use self::out::{Moment, Out};
 use crate::setting;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -32,6 +40,9 @@ use std::time::{Duration, Instant};
 
 /// One-second slots of the sliding window.
 const WINDOW: usize = 10;
+/// Failures in a row open the breaker when they are this share of themselves and what they have
+/// overtaken: five as long as no more than fifteen slower ones are out.
+const IN_A_ROW_SHARE: f64 = 0.25;
 /// Share of its traffic a target gets when it has just closed, and while it may be probed.
 const FIRST_SHARE: f64 = 0.1;
 /// The same half way through its slow start.
@@ -104,6 +115,7 @@ enum Phase {
     Closed {
         in_a_row: u32,
         since: Option<Instant>,
+        out: Out,
     },
     Open {
         until: Instant,
@@ -139,6 +151,7 @@ pub enum Admit {
 #[derive(Debug, PartialEq)]
 pub struct Permit {
     epoch: u64,
+    sent: Moment,
     roll: f64,
 }
 
@@ -172,7 +185,7 @@ impl Breaker {
     pub fn new(options: Options, now: Instant) -> Self {
         Self {
             options,
-            phase: Phase::Closed { in_a_row: 0, since: None },
+            phase: Phase::closed(None),
             epoch: 0,
             reopened: 0,
             start: now,
@@ -186,8 +199,9 @@ impl Breaker {
     /// A slow start is not enforced here: with nowhere else to go, refusing callers of a server
     /// that works again would only prolong the outage. Choose targets by [`Breaker::share`].
     pub fn admit(&mut self, now: Instant, roll: f64) -> Admit {
+        let sent = Moment::of(now.saturating_duration_since(self.start));
         match &mut self.phase {
-            Phase::Closed { .. } => {}
+            Phase::Closed { out, .. } => out.sent(sent),
             Phase::Open { until } if now < *until => return Admit::Refused { retry_at: *until },
             Phase::Open { .. } => self.enter(Phase::HalfOpen { probe_out: true, good: 0 }),
             Phase::HalfOpen { probe_out: true, .. } => {
@@ -195,7 +209,7 @@ impl Breaker {
             }
             Phase::HalfOpen { probe_out, .. } => *probe_out = true,
         }
-        Admit::Go(Permit { epoch: self.epoch, roll })
+        Admit::Go(Permit { epoch: self.epoch, sent, roll })
     }
 
     /// Lets an attempt through whatever the state, as [`panicking`] asks for. If it may not be a
@@ -203,7 +217,7 @@ impl Breaker {
     pub fn admit_anyway(&mut self, now: Instant, roll: f64) -> Permit {
         match self.admit(now, roll) {
             Admit::Go(permit) => permit,
-            Admit::Refused { .. } => Permit { epoch: u64::MAX, roll },
+            Admit::Refused { .. } => Permit { epoch: u64::MAX, sent: Moment::default(), roll },
         }
     }
 
@@ -214,15 +228,17 @@ impl Breaker {
             return;
         }
         match (&mut self.phase, outcome) {
-            (Phase::Closed { in_a_row, .. }, Outcome::Good) => {
+            (Phase::Closed { in_a_row, out, .. }, Outcome::Good) => {
                 *in_a_row = 0;
+                out.ended(permit.sent);
                 self.slot(now).good += 1;
             }
-            (Phase::Closed { in_a_row, .. }, Outcome::Bad) => {
+            (Phase::Closed { in_a_row, out, .. }, Outcome::Bad) => {
                 *in_a_row = in_a_row.saturating_add(1);
-                let in_a_row = *in_a_row;
+                out.ended(permit.sent);
+                let (in_a_row, overtaken) = (*in_a_row, out.overtaken_by(permit.sent));
                 self.slot(now).bad += 1;
-                if self.is_alarming(in_a_row, now) {
+                if self.is_alarming(in_a_row, overtaken, now) {
                     self.trip(permit.roll, now);
                 }
             }
@@ -232,11 +248,12 @@ impl Breaker {
                 *good += 1;
                 if *good >= self.options.probes {
                     self.window = [Slot::default(); WINDOW];
-                    self.enter(Phase::Closed { in_a_row: 0, since: Some(now) });
+                    self.enter(Phase::closed(Some(now)));
                 }
             }
             (Phase::HalfOpen { probe_out, .. }, Outcome::Unknown) => *probe_out = false,
-            (Phase::Closed { .. }, Outcome::Unknown) | (Phase::Open { .. }, _) => {}
+            (Phase::Closed { out, .. }, Outcome::Unknown) => out.ended(permit.sent),
+            (Phase::Open { .. }, _) => {}
         }
     }
 
@@ -249,7 +266,7 @@ impl Breaker {
         let in_a_row = *in_a_row;
         let slot = self.slot(now);
         (slot.good, slot.bad) = (slot.good.saturating_sub(1), slot.bad + 1);
-        if self.is_alarming(in_a_row, now) {
+        if self.is_alarming(in_a_row, 0, now) {
             self.trip(roll, now);
         }
     }
@@ -290,8 +307,10 @@ impl Breaker {
         }
     }
 
-    fn is_alarming(&self, in_a_row: u32, now: Instant) -> bool {
-        if self.options.failures == 0 {
+    /// Whether so much has failed, should the `overtaken` attempts all be good.
+    fn is_alarming(&self, in_a_row: u32, overtaken: u64, now: Instant) -> bool {
+        let Options { failures, failure_share, min_attempts, .. } = self.options;
+        if failures == 0 {
             return false;
         }
         let second = self.second(now);
@@ -299,9 +318,10 @@ impl Breaker {
         let (all, bad) = live.fold((0u64, 0u64), |(all, bad), slot| {
             (all + u64::from(slot.good) + u64::from(slot.bad), bad + u64::from(slot.bad))
         });
-        in_a_row >= self.options.failures
-            || all >= u64::from(self.options.min_attempts)
-                && bad as f64 >= all as f64 * self.options.failure_share
+        let is_share = |bad: u64, all: u64, share| bad as f64 >= (all + overtaken) as f64 * share;
+        let row = u64::from(in_a_row);
+        in_a_row >= failures && is_share(row, row, IN_A_ROW_SHARE)
+            || all >= u64::from(min_attempts) && is_share(bad, all, failure_share)
     }
 
     fn trip(&mut self, roll: f64, now: Instant) {
@@ -332,6 +352,12 @@ impl Breaker {
     fn second(&self, now: Instant) -> u64 {
         // From WINDOW on, so that a slot never used (second 0) is always out of the window.
         now.saturating_duration_since(self.start).as_secs() + WINDOW as u64
+    }
+}
+
+impl Phase {
+    fn closed(since: Option<Instant>) -> Self {
+        Self::Closed { in_a_row: 0, since, out: Out::default() }
     }
 }
 

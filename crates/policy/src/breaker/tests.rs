@@ -86,6 +86,37 @@ fn opens_after_failures_in_a_row_and_comes_back_slowly() {
 }
 
 #[test]
+fn the_failed_few_of_a_burst_came_back_first_and_opened_it() {
+    let all = |from, to, line: &str| -> String {
+        (from..to).map(|n| format!("{}\n", line.replace("slow", &format!("slow{n}")))).collect()
+    };
+    let burst = all(0, 60, "0 admit slow");
+    let script = format!(
+        "{burst}
+        1    admit bad x 19
+        1    state closed
+        {}
+        800  state closed
+        800  admit bad x 5
+        800  state open",
+        all(0, 60, "800 end slow good"),
+    );
+    check(Options::default(), &script);
+    // A server that died: what is out does not come back either.
+    let script = format!(
+        "{burst}
+        1    admit bad x 10
+        1    state closed
+        {}
+        2    state closed
+        2    end slow59 bad
+        2    state open",
+        all(52, 59, "2 end slow bad"),
+    );
+    check(Options::default(), &script);
+}
+
+#[test]
 fn opens_when_half_of_many_fail() {
     check(
         Options::default(),
