@@ -2,6 +2,7 @@
 
 use crate::flaw::Flaw;
 use serde_json::{Map, Value};
+use tidegate_core::is_plain_line;
 
 /// Latest time that is believed: the end of the year 9999.
 const LATEST: u64 = 253_402_300_799;
@@ -61,8 +62,7 @@ fn is_for(aud: Option<&Value>, audience: &str) -> bool {
 /// A claim that is one short printable text.
 pub(crate) fn word<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<&'a str, Flaw> {
     let text = claims.get(name).and_then(Value::as_str).ok_or(Flaw::Claims)?;
-    let is_plain =
-        !text.is_empty() && text.len() <= MAX_WORD_BYTES && !text.chars().any(char::is_control);
+    let is_plain = !text.is_empty() && text.len() <= MAX_WORD_BYTES && is_plain_line(text);
     if is_plain { Ok(text) } else { Err(Flaw::Claims) }
 }
 

@@ -142,7 +142,7 @@ impl Authority {
         };
         match trust.check(&parsed, now).and_then(|holder| self.admit(digest, holder, now)) {
             Ok(tenant) => Identity::Known(tenant),
-            Err(Flaw::Key) if trust.may_fetch() => Identity::Ask(Box::pin(async move {
+            Err(Flaw::Key) if trust.may_bring_a_key() => Identity::Ask(Box::pin(async move {
                 trust.fetched().await;
                 let now = unix_now().max(now);
                 let holder = trust.check(&parsed, now)?;
@@ -215,7 +215,9 @@ impl Authority {
     }
 
     fn grant_at(&self, client: &Tenant, models: Option<&[&str]>, now: u64) -> Result<Grant> {
-        let lifetime_secs = self.lifetime.as_secs();
+        // Whoever else checks it does not know when its key ends.
+        let left = self.store.expires_at(&client.id).map(|at| at.saturating_sub(now));
+        let lifetime_secs = left.unwrap_or(u64::MAX).min(self.lifetime.as_secs());
         let scope = models.map_or_else(|| ALL.to_owned(), |models| models.join(" "));
         let claims = Claims {
             iss: &self.issuer,
@@ -228,7 +230,7 @@ impl Authority {
             scope: &scope,
         };
         let token = Secret::new(self.ring.sign(&claims, now)?);
-        Ok(Grant { token, expires_in: self.lifetime, scope })
+        Ok(Grant { token, expires_in: Duration::from_secs(lifetime_secs), scope })
     }
 }
 

@@ -93,7 +93,8 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// When the directory cannot be read or written; the keys known so far stay.
+    /// When the directory cannot be read or written; the keys known so far stay. When one of the
+    /// files is no key of ours; all others are taken over, and what was deleted is out of use.
     pub(crate) fn look(&self, now: u64) -> Result<()> {
         let known = self.state.load_full();
         let names = self.directory.names()?;
@@ -103,7 +104,7 @@ impl Ring {
         }
         // Whoever changes something does so alone, on what the others left.
         let _lock = self.directory.lock()?;
-        let mut keys = self.read_all(&known.keys)?;
+        let (mut keys, all_read) = self.read_all(&known.keys)?;
         if self.is_due(&keys, now) {
             let id = format!("{}-{now}-{}", word_of(self.algorithm), random_word()?);
             let pem = make(self.algorithm)?;
@@ -114,23 +115,33 @@ impl Ring {
         for retired in keys.drain(..self.retired(&keys, now)) {
             self.directory.delete(&retired.id)?;
         }
-        self.state.store(Arc::new(State::of(keys, known.generation + 1)));
-        Ok(())
+        if !keys.iter().map(|key| &key.id).eq(known.keys.iter().map(|key| &key.id)) {
+            self.state.store(Arc::new(State::of(keys, known.generation + 1)));
+        }
+        all_read
     }
 
-    fn read_all(&self, known: &[Arc<Key>]) -> Result<Vec<Arc<Key>>> {
+    /// The keys that can be read, and what is wrong with those that cannot.
+    fn read_all(&self, known: &[Arc<Key>]) -> Result<(Vec<Arc<Key>>, Result<()>)> {
         let names = self.directory.names()?;
+        let (mut keys, mut all_read) = (Vec::new(), Ok(()));
+        for name in &names {
+            if let Some(key) = known.iter().find(|key| *key.id == **name) {
+                keys.push(key.clone());
+            } else if names.len() <= MAX_KEYS {
+                match self.directory.read(name).and_then(|pem| Key::read(name, &pem)) {
+                    Ok(key) => keys.push(Arc::new(key)),
+                    Err(error) => all_read = Err(error),
+                }
+            }
+        }
         if names.len() > MAX_KEYS {
-            return Err(self.directory.error(format!(
+            all_read = Err(self.directory.error(format!(
                 "holds {} keys, and {MAX_KEYS} is the most that are read: delete old ones",
                 names.len()
             )));
         }
-        let read = |name: &String| match known.iter().find(|key| *key.id == **name) {
-            Some(key) => Ok(key.clone()),
-            None => Key::read(name, &self.directory.read(name)?).map(Arc::new),
-        };
-        names.iter().map(read).collect()
+        Ok((keys, all_read))
     }
 
     /// Whether another key is to be made: there is none, the last has signed long enough, or is

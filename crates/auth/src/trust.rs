@@ -56,14 +56,23 @@ pub(crate) struct Trust {
     keys: ArcSwap<Known>,
     /// Rings when somebody needs a key that is not here.
     asked: Notify,
-    /// When the last fetch began, and how many rounds have ended.
     rounds: watch::Sender<Rounds>,
 }
 
+/// How its keys were fetched so far.
 #[derive(Clone, Copy, Default)]
 struct Rounds {
+    /// When the last fetch began.
     last_fetch: Option<Instant>,
+    is_fetching: bool,
+    /// How many rounds have ended.
     ended: u64,
+}
+
+impl Rounds {
+    fn may_begin(&self) -> bool {
+        self.last_fetch.is_none_or(|last| last.elapsed() >= FETCH_EVERY)
+    }
 }
 
 #[derive(Default)]
@@ -147,17 +156,20 @@ impl Trust {
         })
     }
 
-    /// Whether a fetch may find a key that is not here.
-    pub(crate) fn may_fetch(&self) -> bool {
-        let last = self.rounds.borrow().last_fetch;
-        last.is_none_or(|last| last.elapsed() >= FETCH_EVERY)
+    /// Whether a key that is not here may come: a fetch is under way, or may begin now.
+    pub(crate) fn may_bring_a_key(&self) -> bool {
+        let rounds = self.rounds.borrow();
+        rounds.is_fetching || rounds.may_begin()
     }
 
     /// Waits until the keys were fetched once more, or it has taken too long.
     pub(crate) async fn fetched(&self) {
         let mut rounds = self.rounds.subscribe();
         let before = rounds.borrow_and_update().ended;
-        self.asked.notify_one();
+        // Rung during a fetch, it would ask for another.
+        if rounds.borrow().may_begin() {
+            self.asked.notify_one();
+        }
         let next = rounds.wait_for(|rounds| rounds.ended != before);
         // Too late or not, what is here now is what there is.
         let _ = timeout(PATIENCE, next).await;
@@ -167,7 +179,9 @@ impl Trust {
     pub(crate) async fn maintain(&self) {
         let mut failing = false;
         loop {
-            self.rounds.send_modify(|rounds| rounds.last_fetch = Some(Instant::now()));
+            self.rounds.send_modify(|rounds| {
+                (rounds.last_fetch, rounds.is_fetching) = (Some(Instant::now()), true);
+            });
             let fetched = self.fetch_keys().await;
             match (&fetched, failing) {
                 (Err(why), false) => tracing::warn!(
@@ -189,11 +203,13 @@ impl Trust {
     /// Ends the round, then waits for `due` or for somebody who may have one earlier.
     async fn until_due(&self, due: Instant) {
         loop {
-            self.rounds.send_modify(|rounds| rounds.ended += 1);
+            self.rounds.send_modify(|rounds| {
+                (rounds.is_fetching, rounds.ended) = (false, rounds.ended + 1);
+            });
             tokio::select! {
                 () = sleep_until(due) => return,
                 () = self.asked.notified() => {
-                    if self.may_fetch() {
+                    if self.rounds.borrow().may_begin() {
                         return;
                     }
                 }

@@ -90,7 +90,8 @@ pub fn plan_input(
         Input::open(options, spool_dir).map_err(|error| Failure::Usage(error.to_string()))?;
     Ok(plan(&input, &|model| {
         let per_million = |token: Money| token.usd() * 1e6;
-        prices(model).map(|price| (per_million(price.input), per_million(price.output)))
+        let rates = prices(model)?.base();
+        Some((per_million(rates.input), per_million(rates.output)))
     }))
 }
 

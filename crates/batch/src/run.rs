@@ -7,6 +7,7 @@ mod dispatch;
 mod echo;
 mod equal;
 mod prepare;
+mod room;
 mod rows;
 mod settle;
 mod silence;
@@ -19,7 +20,7 @@ use crate::{
     summary::{Quantiles, Summary, grouped},
 };
 use budget::Budget;
-use dispatch::{Dispatch, LOOK, Next, State};
+use dispatch::{Dispatch, Next, State};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use prepare::{Desk, Prepared};
 use rows::Rows;
@@ -131,7 +132,7 @@ async fn drive(
         let echoing = dispatch.echo();
         while dispatch.has_room(flight.len()) {
             match dispatch.next() {
-                Next::Call(sent) => flight.push(dispatch::call(&dispatch.shared, *sent)),
+                Next::Call(sent) => flight.push(attempt::call(dispatch.shared.clone(), *sent)),
                 Next::Wait | Next::Nothing => break,
             }
         }
@@ -163,7 +164,7 @@ async fn drive(
                 }
             }
             () = dispatch.writer.moved(), if writing || dispatch.is_writing() => {}
-            () = tokio::time::sleep(LOOK), if dispatch.is_cold() => {}
+            () = tokio::time::sleep(room::LOOK), if dispatch.is_cold() => {}
         }
     }
 }

@@ -8,21 +8,16 @@ use rustls::{
 use std::{
     fmt, io,
     net::SocketAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 use tidegate_core::Operation;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{io::DuplexStream, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
 
 /// The server under load.
 pub struct Target {
@@ -183,7 +178,7 @@ impl Target {
     /// Why there is none, in words.
     pub(crate) async fn dial(&self) -> Result<Stream, String> {
         let (addresses, good, tls) = match &self.connector {
-            Connector::Local(connect) => return Ok(Stream::Local(connect())),
+            Connector::Local(connect) => return Ok(Either::Right(Either::Right(connect()))),
             Connector::Tcp { addresses, good, tls, .. } => (addresses, good, tls),
         };
         let first = good.load(Relaxed);
@@ -196,7 +191,7 @@ impl Target {
                     tcp.set_nodelay(true).map_err(|error| error.to_string())?;
                     good.store(at, Relaxed);
                     return match tls {
-                        None => Ok(Stream::Tcp(tcp)),
+                        None => Ok(Either::Left(tcp)),
                         Some(tls) => tls.connect(tcp, self.is_http2).await,
                     };
                 }
@@ -267,7 +262,7 @@ impl Tls {
         if is_http2 && stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             return Err(NO_HTTP2.into());
         }
-        Ok(Stream::Tls(Box::new(stream)))
+        Ok(Either::Right(Either::Left(Box::new(stream))))
     }
 }
 
@@ -277,66 +272,8 @@ impl fmt::Debug for Target {
     }
 }
 
-/// A byte stream to the server.
-pub(crate) enum Stream {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-    Local(DuplexStream),
-}
-
-macro_rules! each {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Stream::Tcp($stream) => $call,
-            Stream::Tls($stream) => $call,
-            Stream::Local($stream) => $call,
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, into))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        from: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write(cx, from))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        from: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, from))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-            Self::Local(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
-    }
-}
+/// A byte stream to the server: TCP, TLS over TCP, or a pipe inside the process.
+pub(crate) type Stream = Either<TcpStream, Either<Box<TlsStream<TcpStream>>, DuplexStream>>;
 
 #[cfg(test)]
 mod tests {

@@ -5,9 +5,9 @@
 //! match is exhaustive inside the workspace, so a new kind does not compile until every front
 //! can say it.
 
-use crate::RateLimits;
+use crate::{RateLimits, redact};
 use bytes::Bytes;
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 /// Result of anything that can fail a call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -27,6 +27,7 @@ struct Inner {
     tenant_limits: RateLimits,
     attempts: u32,
     upstream: Option<std::sync::Arc<str>>,
+    is_paid_for: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -177,12 +178,19 @@ pub struct UpstreamAnswer {
 
 impl Error {
     /// An error with no cause below it, that no retry can help.
+    ///
+    /// What looks like a key is taken out of the message ([`redact()`]): it may repeat what a caller
+    /// wrote, and is logged, kept and sent on.
     pub fn new(kind: Kind, origin: Origin, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if let Cow::Owned(cleaned) = redact(&message) {
+            message = cleaned;
+        }
         Self(Box::new(Inner {
             kind,
             origin,
             retry: Retry::Never,
-            message: message.into(),
+            message,
             param: None,
             answer: None,
             retry_after: None,
@@ -190,6 +198,7 @@ impl Error {
             tenant_limits: RateLimits::default(),
             attempts: 0,
             upstream: None,
+            is_paid_for: false,
             source: None,
         }))
     }
@@ -248,6 +257,13 @@ impl Error {
     pub fn after_attempts(mut self, attempts: u32, upstream: std::sync::Arc<str>) -> Self {
         self.0.attempts = attempts;
         self.0.upstream = Some(upstream);
+        self
+    }
+
+    /// Says that the upstream had made its answer when this went wrong, and will be paid for it.
+    #[must_use]
+    pub fn after_the_answer(mut self) -> Self {
+        self.0.is_paid_for = true;
         self
     }
 
@@ -314,6 +330,11 @@ impl Error {
     /// The upstream of the last attempt.
     pub fn upstream(&self) -> Option<&str> {
         self.0.upstream.as_deref()
+    }
+
+    /// Whether the upstream had made its answer when this went wrong: it has to be paid for.
+    pub const fn is_paid_for(&self) -> bool {
+        self.0.is_paid_for
     }
 
     /// What this end of an attempt says about the upstream.

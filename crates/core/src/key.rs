@@ -5,7 +5,7 @@ mod change;
 use crate::{BoxFuture, Budgets, Limits, Result, Scope, Secret, Store};
 use std::{sync::Arc, time::Duration};
 
-pub use change::{BudgetsChange, Change, KeyChange, LimitsChange};
+pub use change::{BudgetsChange, Change, KeyChange, LimitsChange, is_plain_line};
 
 /// A caller's key as it is kept: the secret itself is not.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,7 +129,7 @@ pub trait Keys: Store {
 mod tests {
     use super::*;
 
-    fn record() -> KeyRecord {
+    pub(super) fn record() -> KeyRecord {
         KeyRecord {
             id: "id".into(),
             hash: [0; 32],

@@ -100,6 +100,8 @@ pub struct UsageQuery {
     pub from: Option<u64>,
     /// Before this Unix second.
     pub to: Option<u64>,
+    /// Before this moment, to the microsecond.
+    pub before: Option<SystemTime>,
     /// Of these only, each when named.
     pub caller: Option<Arc<str>>,
     /// See `caller`.
@@ -108,6 +110,8 @@ pub struct UsageQuery {
     pub model: Option<Arc<str>>,
     /// See `caller`.
     pub upstream: Option<Arc<str>>,
+    /// Without copies to mirrors, which are on nobody's budget.
+    pub without_mirrors: bool,
     /// What each row is of; one row in all when empty.
     pub group_by: Vec<Group>,
     /// Rows at most; the rest is left off, oldest days and alphabetically first kept. 0 is

@@ -73,23 +73,131 @@ impl fmt::Display for Money {
     }
 }
 
-/// What a model's tokens cost, each.
+/// What tokens cost, each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Price {
+pub struct Rates {
     /// A prompt token.
     pub input: Money,
     /// A prompt token the upstream had in its own cache.
     pub cached_input: Money,
+    /// A prompt token the upstream wrote to its own cache.
+    pub cache_write: Money,
     /// An answer token, reasoning included.
     pub output: Money,
 }
 
-impl Price {
+impl Rates {
+    /// The same for every prompt token, wherever it comes from.
+    pub const fn new(input: Money, output: Money) -> Self {
+        Self { input, cached_input: input, cache_write: input, output }
+    }
+
     /// What `usage` costs.
     pub fn of(&self, usage: Usage) -> Money {
         let cached = usage.cached_input.min(usage.input);
-        let fresh = self.input.times(usage.input - cached);
-        fresh.plus(self.cached_input.times(cached)).plus(self.output.times(usage.output))
+        let written = usage.cache_write.min(usage.input - cached);
+        let fresh = self.input.times(usage.input - cached - written);
+        fresh
+            .plus(self.cached_input.times(cached))
+            .plus(self.cache_write.times(written))
+            .plus(self.output.times(usage.output))
+    }
+
+    /// The dearest prompt token.
+    fn dearest_input(&self) -> Money {
+        self.input.max(self.cached_input).max(self.cache_write)
+    }
+}
+
+/// What a model's tokens cost: by the length of the prompt, in steps.
+///
+/// The whole attempt is paid at the rates of the step that all its prompt tokens together, cached
+/// ones included, fall in: a prompt of 200,001 tokens is dearer than one of 200,000 from its first
+/// token on, and so is its answer. That is how Google, Anthropic and OpenAI bill long prompts.
+///
+/// 152 bytes, copied into each attempt; a price without steps costs one comparison more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price {
+    base: Rates,
+    /// Shortest prompts first; those not in use come last, and no prompt is so long.
+    steps: [Step; Price::MAX_STEPS],
+}
+
+/// What tokens cost in long prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// In prompts of more tokens than this.
+    pub above: u64,
+    /// What each costs there.
+    pub rates: Rates,
+}
+
+impl Step {
+    const UNUSED: Self = Self { above: u64::MAX, rates: Rates::new(Money::ZERO, Money::ZERO) };
+}
+
+impl Default for Price {
+    /// Nothing.
+    fn default() -> Self {
+        Self::flat(Rates::default())
+    }
+}
+
+impl From<Rates> for Price {
+    fn from(rates: Rates) -> Self {
+        Self::flat(rates)
+    }
+}
+
+impl Price {
+    /// Steps beside the price of short prompts: no provider is known to have more.
+    pub const MAX_STEPS: usize = 3;
+
+    /// The same for prompts of any length.
+    pub const fn flat(rates: Rates) -> Self {
+        Self { base: rates, steps: [Step::UNUSED; Self::MAX_STEPS] }
+    }
+
+    /// With other rates for prompts of more than `above` tokens; `None` when that is not more
+    /// than at the step before, or when there are [`Price::MAX_STEPS`] already.
+    pub fn with_step(mut self, above: u64, rates: Rates) -> Option<Self> {
+        let used = self.steps().count();
+        let least = self.steps().last().map_or(0, |step| step.above);
+        let free = self.steps.get_mut(used)?;
+        *free = Step { above, rates };
+        (least < above && above < u64::MAX).then_some(self)
+    }
+
+    /// What short prompts cost.
+    pub const fn base(&self) -> Rates {
+        self.base
+    }
+
+    /// What longer ones do, shortest first; mostly none.
+    pub fn steps(&self) -> impl Iterator<Item = Step> {
+        self.steps.into_iter().take_while(|step| step.above < u64::MAX)
+    }
+
+    /// What tokens cost beside so many prompt tokens.
+    pub fn at(&self, prompt_tokens: u64) -> Rates {
+        let step = self.steps().take_while(|step| step.above < prompt_tokens).last();
+        step.map_or(self.base, |step| step.rates)
+    }
+
+    /// What `usage` costs.
+    pub fn of(&self, usage: Usage) -> Money {
+        self.at(usage.input).of(usage)
+    }
+
+    /// The most that up to `input` prompt tokens, of whatever kind, and up to `output` answer
+    /// tokens can cost: each at the dearest step that such a prompt can reach.
+    pub fn most(&self, input: u64, output: u64) -> Money {
+        let steps = self.steps().take_while(|step| step.above < input).map(|step| step.rates);
+        let (dearest_input, dearest_output) = steps
+            .fold((self.base.dearest_input(), self.base.output), |(input, output), rates| {
+                (input.max(rates.dearest_input()), output.max(rates.output))
+            });
+        dearest_input.times(input).plus(dearest_output.times(output))
     }
 }
 
@@ -97,18 +205,72 @@ impl Price {
 mod tests {
     use super::*;
 
+    const fn pico(pico: u64) -> Money {
+        Money::from_pico(pico)
+    }
+
     #[test]
     fn a_call_costs_what_its_tokens_cost() {
-        let price = Price {
-            input: Money::from_pico(150_000),
-            cached_input: Money::from_pico(75_000),
-            output: Money::from_pico(600_000),
+        let rates = Rates {
+            input: pico(150_000),
+            cached_input: pico(75_000),
+            cache_write: pico(187_500),
+            output: pico(600_000),
         };
-        let usage = Usage { input: 100, cached_input: 40, output: 10, reasoning: 4 };
-        assert_eq!(price.of(usage).pico(), 60 * 150_000 + 40 * 75_000 + 10 * 600_000);
-        assert_eq!(price.of(usage).to_string(), "$0.000018");
+        let price = Price::flat(rates);
+        let usage =
+            Usage { input: 100, cached_input: 40, cache_write: 20, output: 10, reasoning: 4 };
+        let cost = 40 * 150_000 + 40 * 75_000 + 20 * 187_500 + 10 * 600_000;
+        assert_eq!(price.of(usage).pico(), cost);
+        assert_eq!(price.of(usage).to_string(), "$0.00001875");
         let odd = Usage { cached_input: 400, ..usage };
         assert_eq!(price.of(odd).pico(), 100 * 75_000 + 10 * 600_000, "no more cached than sent");
+    }
+
+    /// Gemini 2.5 Pro: 1.25 and 10 dollars per million, 2.50 and 15 beyond 200,000 tokens.
+    fn gemini() -> Price {
+        let base =
+            Rates { cached_input: pico(125_000), ..Rates::new(pico(1_250_000), pico(10_000_000)) };
+        let long =
+            Rates { cached_input: pico(250_000), ..Rates::new(pico(2_500_000), pico(15_000_000)) };
+        Price::flat(base).with_step(200_000, long).unwrap()
+    }
+
+    #[test]
+    fn a_long_prompt_is_dearer_from_its_first_token_on_and_so_is_its_answer() {
+        let cost = |input, cached_input| {
+            gemini()
+                .of(Usage { input, cached_input, output: 1_000, ..Usage::default() })
+                .to_string()
+        };
+        assert_eq!(cost(200_000, 0), "$0.26");
+        assert_eq!(cost(200_001, 0), "$0.5150025");
+        assert_eq!(cost(200_001, 200_001), "$0.06500025", "cached tokens count for the length");
+    }
+
+    #[test]
+    fn a_price_has_few_steps_and_they_go_up() {
+        let one = |above| Price::default().with_step(above, Rates::default());
+        assert!(one(0).is_none() && one(u64::MAX).is_none());
+        let three = one(1).and_then(|p| p.with_step(2, p.base())?.with_step(3, p.base())).unwrap();
+        assert_eq!(three.steps().map(|step| step.above).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(three.with_step(4, Rates::default()), None, "no room");
+        assert_eq!(one(5).unwrap().with_step(5, Rates::default()), None, "not further up");
+    }
+
+    #[test]
+    fn the_most_is_at_the_dearest_step_that_can_be_reached() {
+        let most = |input, output| gemini().most(input, output).to_string();
+        assert_eq!(most(200_000, 1_000), "$0.26");
+        assert_eq!(most(200_001, 1_000), "$0.5150025");
+        // Cheaper for longer prompts: a shorter one than the bound may still come.
+        let dear = Rates { cache_write: pico(4), ..Rates::new(pico(3), pico(9)) };
+        let falling = Price::flat(dear).with_step(10, Rates::new(pico(1), pico(1))).unwrap();
+        assert_eq!(falling.most(100, 10), pico(4 * 100 + 9 * 10));
+        for input in [0, 10, 11, 100] {
+            let all_written = Usage { input, cache_write: input, output: 10, ..Usage::default() };
+            assert!(falling.of(all_written) <= falling.most(100, 10));
+        }
     }
 
     #[test]

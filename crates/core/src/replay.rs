@@ -35,6 +35,9 @@ pub trait Replays: Send + Sync + 'static {
 /// Names an execution: who asked under which key, and for what.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReplayKey {
+    /// Hash of the caller alone: when there are too many keys, those of the caller with most make
+    /// room, so that nobody's flood has another's request carried out twice.
+    pub caller: u64,
     /// Hash of the caller and its key.
     pub id: [u8; 32],
     /// Hash of everything in the request that shapes its answer.
@@ -56,6 +59,8 @@ pub enum Begun {
     Running(Duration),
     /// It was, with this answer.
     Done(KeptAnswer),
+    /// It was, and its answer is there, but too many long ones are being given again just now.
+    Busy,
     /// Another request has this key.
     Mismatch,
     /// It was, and there is no answer to give again.

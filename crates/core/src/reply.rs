@@ -197,6 +197,7 @@ pub struct Meter {
     known: AtomicBool,
     input: AtomicU64,
     cached_input: AtomicU64,
+    cache_write: AtomicU64,
     output: AtomicU64,
     reasoning: AtomicU64,
 }
@@ -218,6 +219,7 @@ impl Meter {
         self.told_at.store(self.chunks(), Ordering::Relaxed);
         self.input.store(usage.input, Ordering::Relaxed);
         self.cached_input.store(usage.cached_input, Ordering::Relaxed);
+        self.cache_write.store(usage.cache_write, Ordering::Relaxed);
         self.output.store(usage.output, Ordering::Relaxed);
         self.reasoning.store(usage.reasoning, Ordering::Relaxed);
         self.known.store(true, Ordering::Release);
@@ -231,6 +233,7 @@ impl Meter {
             Usage {
                 input: self.input.load(Ordering::Relaxed),
                 cached_input: self.cached_input.load(Ordering::Relaxed),
+                cache_write: self.cache_write.load(Ordering::Relaxed),
                 output: self.output.load(Ordering::Relaxed).saturating_add(since),
                 reasoning: self.reasoning.load(Ordering::Relaxed),
             }
@@ -245,6 +248,8 @@ pub struct Usage {
     pub input: u64,
     /// Prompt tokens the upstream had in its own cache.
     pub cached_input: u64,
+    /// Prompt tokens the upstream wrote to its own cache, which some have paid for.
+    pub cache_write: u64,
     /// Answer tokens, reasoning included.
     pub output: u64,
     /// Tokens of hidden reasoning.

@@ -1,4 +1,4 @@
-//! Shared state: who the callers are. Memory and SQLite today; other machines later.
+//! Shared state: who the callers are.
 
 use crate::{BoxFuture, KeyRecord, Result, Tenant};
 use std::sync::Arc;
@@ -16,6 +16,13 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Proves nothing: for those who hold something that was given out for this key.
     fn tenant(&self, id: &str) -> Option<Arc<Tenant>>;
+
+    /// The Unix second at which the key `id` ends, from memory; `None` when it never does, or is not
+    /// known.
+    fn expires_at(&self, id: &str) -> Option<u64> {
+        let _ = id;
+        None
+    }
 
     /// Every key, revoked ones included, oldest first.
     fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>>>;

@@ -14,8 +14,14 @@
 //! | was answered, and the upstream said its usage | as told |
 //! | was answered whole, and it did not | as estimated |
 //! | streamed, to its end or not | as told so far; else the prompt's estimate and the chunks that passed |
+//! | had an answer that is no stream, and it broke off or was left | as estimated: it was made whole before it was sent |
 //! | was cancelled, or our clock ran out, before its first token | the prompt's estimate: the upstream has read it |
 //! | failed or was refused before its first token, or never got there | none |
+//!
+//! Estimates can be too low, and whoever hung up just before each answer, or wrote prompts of many
+//! tokens in few bytes and cut each stream, would spend more than there is. So where a **hard**
+//! budget pays, what nobody told or saw is taken at the most it can be: the prompt at its bytes, an
+//! answer that is no stream at the call's maximum.
 
 use crate::{
     attempt::now,
@@ -28,8 +34,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 use tidegate_core::{
-    Call, Cause, Class, Entry, Error, Ledger, Meter, Money, Operation, Price, Reply, Result, Retry,
-    Tenant, TokenEstimate, Usage,
+    Call, Cause, Class, ContentType, Entry, Error, Ledger, Meter, Money, Operation, Price, Reply,
+    Result, Retry, Tenant, TokenEstimate, Usage,
 };
 
 /// Where the engine keeps account.
@@ -45,9 +51,13 @@ pub(crate) struct Page {
     tenant: Arc<Tenant>,
     operation: Operation,
     model: Arc<str>,
+    /// Whether a stream was asked for: what an answer comes to is then seen as it is made.
+    stream: bool,
     /// What its tokens come to where nobody tells: no more than it has bytes, and may have.
     estimate: TokenEstimate,
     most_output: u64,
+    /// What a hard budget reserves.
+    most: TokenEstimate,
     sum: Mutex<Sum>,
 }
 
@@ -73,10 +83,14 @@ pub(crate) struct Account {
     price: Option<Price>,
     reserved: Reserved,
     failure: Option<Class>,
+    /// Nothing came back: as far as we know the upstream is at it.
+    is_at_it: bool,
     usage: Usage,
     told: bool,
-    /// What passes of a stream.
+    /// What passes of a stream, or is told at the end of a long answer.
     meter: Option<Arc<Meter>>,
+    /// Its events are counted: it is made as it passes.
+    is_counted: bool,
 }
 
 impl Books {
@@ -93,11 +107,13 @@ impl Books {
             tenant: call.tenant.clone(),
             operation: call.operation,
             model: call.model.clone(),
+            stream: call.stream,
             estimate: TokenEstimate {
                 input: call.tokens.input.min(call.payload.len() as u64),
                 output: call.tokens.output.min(most_output),
             },
             most_output,
+            most: self.purse.most(call),
             sum: Mutex::default(),
         })
     }
@@ -150,9 +166,11 @@ impl Account {
             reserved,
             // Whoever drops it without another word has left.
             failure: Some(Class::Cancelled),
+            is_at_it: true,
             usage,
             told: false,
             meter: None,
+            is_counted: false,
             page,
         }
     }
@@ -167,22 +185,32 @@ impl Account {
         self.left = Some((SystemTime::now(), now()));
     }
 
-    /// The attempt failed before it said a word: nothing is paid for, unless our clock ran out
-    /// while the upstream was at it. Short timeouts would make long prompts free.
+    /// The attempt failed before it said a word: nothing is paid for, unless the upstream had made
+    /// its answer, or our clock ran out while it was at it. Short timeouts would make long prompts
+    /// free.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.failure = Some(error.class());
-        if error.class() != Class::Timeout || error.retry() == Retry::Unsent {
+        self.is_at_it = error.class() == Class::Timeout && error.retry() != Retry::Unsent;
+        if error.is_paid_for() {
+            self.usage = self.estimated();
+        } else if !self.is_at_it {
             self.usage = Usage::default();
         }
     }
 
     /// The answer is whole, or its stream has begun.
     pub(crate) fn answered(&mut self, reply: &Reply) {
+        self.is_at_it = false;
         if reply.body.as_whole().is_some() {
             self.told = reply.usage.is_some();
             self.usage = reply.usage.unwrap_or_else(|| self.estimated());
             self.failure = None;
         } else {
+            let is_stream = reply.content_type == ContentType::EventStream;
+            self.is_counted = is_stream && reply.meter.is_some();
+            if !is_stream {
+                self.usage = self.estimated();
+            }
             self.meter = reply.meter.clone();
         }
     }
@@ -209,12 +237,29 @@ impl Account {
         Usage { input, output, ..Usage::default() }
     }
 
-    /// Reads what passed of a stream.
+    /// Reads what passed of a stream, or what a long answer told.
     fn read_meter(&mut self) {
         let Some(meter) = self.meter.take() else { return };
         match meter.usage() {
             Some(usage) => (self.usage, self.told) = (usage, true),
-            None => self.usage.output = meter.chunks().min(self.page.most_output),
+            None if self.is_counted => {
+                self.usage.output = meter.chunks().min(self.page.most_output);
+            }
+            None => {}
+        }
+    }
+
+    /// Takes what nobody told or saw at the most it can be.
+    fn take_the_most(&mut self) {
+        let is_free = self.usage == Usage::default();
+        if self.told || is_free {
+            return;
+        }
+        self.usage.input = self.page.most.input;
+        // Of a stream that has not begun nothing was made that we had not seen.
+        let is_seen = if self.is_at_it { self.page.stream } else { self.is_counted };
+        if !is_seen {
+            self.usage.output = self.page.most.output;
         }
     }
 }
@@ -223,6 +268,9 @@ impl Drop for Account {
     fn drop(&mut self) {
         let Some((at, sent)) = self.left else { return };
         self.read_meter();
+        if self.reserved.is_hard() {
+            self.take_the_most();
+        }
         let cost = self.price.map(|price| price.of(self.usage));
         self.reserved.settle(cost.unwrap_or_default());
         let mut sum = self.page.sum.lock();

@@ -1,18 +1,30 @@
 //! Budgets of callers and teams: what an attempt reserves before it is sent, and settles by what
 //! it cost. The rule is [`tidegate_policy::budget`]; here is who holds one.
 
-use crate::{Spending, attempt::unix_seconds};
+use crate::{
+    Spending,
+    attempt::{now, unix_seconds},
+};
 use parking_lot::{Mutex, RwLock};
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
 use tidegate_core::{
-    Budgets, Call, Cause, Error, Group, Kind, Ledger, Money, Origin, Price, Result, Tenant, Usage,
-    UsageQuery,
+    Budgets, Call, Error, Group, Kind, Ledger, Money, Origin, Price, Result, Tenant, TokenEstimate,
+    Usage, UsageQuery,
 };
 use tidegate_policy::budget::{self, Budget, Crossed, Reservation, Spent};
 
-/// Callers whose spending is known at once. What further callers spend is in the ledger alone,
-/// and those of them that have a budget are refused.
+/// Callers whose spending is known at once. Those without a budget make room for those that have
+/// one: what they spend is then in the ledger alone. Where all have one, a new one is refused.
 const MAX_CALLERS: usize = 100_000;
+/// All are looked through for those without a budget this often at most.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Where alerts go. Called on the hot path: must not block.
 pub type Alerts = Arc<dyn Fn(Alert) + Send + Sync>;
@@ -47,8 +59,7 @@ pub struct Earlier {
 /// Reads from `ledger` what was spent before `now`, for [`Spending::earlier`].
 ///
 /// `until` leaves out what was sent from then on: what the engine that asks has counted itself.
-/// Copies to mirrors are on nobody's budget. At most [`UsageQuery::MAX_ROWS`] rows are read, one
-/// for each caller and cause.
+/// Copies to mirrors are on nobody's budget. At most [`UsageQuery::MAX_ROWS`] callers are read.
 ///
 /// # Errors
 ///
@@ -68,16 +79,15 @@ pub async fn spent_before(
         ] {
             let query = UsageQuery {
                 from,
-                to: until.map(unix_seconds),
-                group_by: vec![group, Group::Cause],
+                before: until,
+                without_mirrors: true,
+                group_by: vec![group],
                 limit: UsageQuery::MAX_ROWS,
                 ..UsageQuery::default()
             };
             for row in ledger.usage(&query).await? {
-                let [name, cause] = &row.of[..] else { continue };
-                if name.is_empty() || cause == Cause::Mirror.name() {
-                    continue;
-                }
+                // Who is of no team has none to pay.
+                let Some(name) = row.of.first().filter(|name| !name.is_empty()) else { continue };
                 let payer = match group {
                     Group::Team => Payer::Team(name.as_str().into()),
                     _ => Payer::Caller(name.as_str().into()),
@@ -93,16 +103,25 @@ pub async fn spent_before(
 /// The budgets of everybody.
 pub(crate) struct Purse {
     teams: HashMap<Arc<str>, (Budgets, Arc<Holder>)>,
-    callers: RwLock<HashMap<Arc<str>, Arc<Holder>>>,
+    callers: RwLock<Followed>,
     /// Whether callers without a budget are followed too: they may be given one any time.
     follows_all: bool,
     options: budget::Options,
     alerts: Option<Alerts>,
 }
 
+/// The callers that are followed, by their ids.
+#[derive(Default)]
+struct Followed {
+    holders: HashMap<Arc<str>, Arc<Holder>>,
+    swept: Option<Instant>,
+}
+
 /// One payer's money.
 struct Holder {
     payer: Payer,
+    /// It has been asked for more than nothing: it is not forgotten.
+    has_budget: AtomicBool,
     budget: Mutex<Budget>,
 }
 
@@ -145,7 +164,7 @@ impl Purse {
         for Earlier { payer, spent } in earlier {
             let holder = match &payer {
                 Payer::Team(name) => self.teams.get(name).map(|(_, holder)| holder.clone()),
-                Payer::Caller(id) => self.holder(id),
+                Payer::Caller(id) => self.holder(id, false),
             };
             if let Some(holder) = holder {
                 holder.budget.lock().resume(spent, now);
@@ -154,16 +173,13 @@ impl Purse {
     }
 
     /// The money of the caller `id`; `None` where there is no room.
-    fn holder(&self, id: &Arc<str>) -> Option<Arc<Holder>> {
-        if let Some(holder) = self.callers.read().get(id) {
-            return Some(holder.clone());
+    fn holder(&self, id: &Arc<str>, has_budget: bool) -> Option<Arc<Holder>> {
+        let known = self.callers.read().holders.get(id).cloned();
+        let holder = known.or_else(|| self.callers.write().open(id, has_budget))?;
+        if has_budget && !holder.has_budget.load(Relaxed) {
+            holder.has_budget.store(true, Relaxed);
         }
-        let mut callers = self.callers.write();
-        if callers.len() >= MAX_CALLERS && !callers.contains_key(id) {
-            return None;
-        }
-        let new = || Arc::new(Holder::new(Payer::Caller(id.clone())));
-        Some(callers.entry(id.clone()).or_insert_with(new).clone())
+        Some(holder)
     }
 
     /// Reserves what an attempt of `call` can cost at `price`.
@@ -195,14 +211,20 @@ impl Purse {
     fn cost(&self, call: &Call, price: Price) -> Cost {
         let usage =
             Usage { input: call.tokens.input, output: call.tokens.output, ..Usage::default() };
-        let input = price.input.max(price.cached_input).times(call.payload.len() as u64);
-        let output = price.output.times(call.most_output(self.options.max_output_tokens));
-        Cost { expected: price.of(usage), most: input.plus(output) }
+        let most = self.most(call);
+        let most = price.most(most.input, most.output);
+        Cost { expected: price.of(usage), most }
+    }
+
+    /// The most tokens that an attempt of `call` can have, as hard budgets see it.
+    pub(crate) fn most(&self, call: &Call) -> TokenEstimate {
+        let output = call.most_output(self.options.max_output_tokens);
+        TokenEstimate { input: call.payload.len() as u64, output }
     }
 
     /// The money of `tenant`; `None` where there is no room and no need to follow it.
     fn caller(&self, tenant: &Tenant) -> Result<Option<Arc<Holder>>> {
-        let holder = self.holder(&tenant.id);
+        let holder = self.holder(&tenant.id, !tenant.budgets.is_none());
         if holder.is_none() && !tenant.budgets.is_none() {
             let message = "more callers than budgets can be kept for; leave this one's out";
             return Err(Error::new(Kind::BudgetExceeded, Origin::Gateway, message));
@@ -214,13 +236,40 @@ impl Purse {
     pub(crate) fn reserved(&self) -> Money {
         let callers = self.callers.read();
         let teams = self.teams.values().map(|(_, holder)| holder);
-        callers.values().chain(teams).map(|holder| holder.budget.lock().reserved()).sum()
+        callers.holders.values().chain(teams).map(|holder| holder.budget.lock().reserved()).sum()
+    }
+}
+
+impl Followed {
+    /// Follows the caller `id` from now on, if there is room.
+    fn open(&mut self, id: &Arc<str>, has_budget: bool) -> Option<Arc<Holder>> {
+        if has_budget && self.holders.len() >= MAX_CALLERS {
+            self.make_room();
+        }
+        if self.holders.len() >= MAX_CALLERS && !self.holders.contains_key(id) {
+            return None;
+        }
+        let new = || Arc::new(Holder::new(Payer::Caller(id.clone())));
+        Some(self.holders.entry(id.clone()).or_insert_with(new).clone())
+    }
+
+    /// Forgets who has no budget and nothing in flight.
+    fn make_room(&mut self) {
+        let now = now();
+        if self.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP_EVERY) {
+            return;
+        }
+        self.swept = Some(now);
+        // One that is shared has something in flight, or is about to.
+        let stays =
+            |holder: &Arc<Holder>| holder.has_budget.load(Relaxed) || Arc::strong_count(holder) > 1;
+        self.holders.retain(|_, holder| stays(holder));
     }
 }
 
 impl Holder {
     fn new(payer: Payer) -> Self {
-        Self { payer, budget: Mutex::default() }
+        Self { payer, has_budget: AtomicBool::new(false), budget: Mutex::default() }
     }
 
     fn reserve(
@@ -261,6 +310,12 @@ impl Holder {
 }
 
 impl Reserved {
+    /// Whether one who pays may never be overspent.
+    pub(crate) fn is_hard(&self) -> bool {
+        let hard = |share: &Share| share.limits.hard && !share.limits.is_none();
+        self.shares.iter().flatten().any(hard)
+    }
+
     /// Turns what was reserved into what was spent.
     pub(crate) fn settle(&mut self, cost: Money) {
         let Some(purse) = self.purse.take() else { return };
@@ -278,5 +333,55 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.settle(Money::ZERO);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_testkit::script::call;
+
+    fn purse() -> Arc<Purse> {
+        Arc::new(Purse::new(Spending::default(), true))
+    }
+
+    fn by(id: &str, budgets: Budgets) -> Call {
+        let tenant = Tenant { id: id.into(), budgets, ..Tenant::local() };
+        Call { tenant: Arc::new(tenant), ..call("chat") }
+    }
+
+    fn spender(day: Money) -> Budgets {
+        Budgets { day: Some(day), ..Budgets::default() }
+    }
+
+    #[test]
+    fn callers_without_a_budget_do_not_keep_out_those_that_have_one() {
+        let (purse, none) = (purse(), Budgets::default());
+        let price = Some(Price::default());
+        let budget = spender(Money::DOLLAR);
+        purse.reserve(&by("first", budget), price).unwrap().settle(Money::DOLLAR);
+        let in_flight = purse.reserve(&by("0", none), price).unwrap();
+        for id in 1..MAX_CALLERS {
+            drop(purse.reserve(&by(&id.to_string(), none), price).unwrap());
+        }
+        drop(purse.reserve(&by("second", budget), price).unwrap());
+        let ids: Vec<_> = purse.callers.read().holders.keys().cloned().collect();
+        assert_eq!(ids.len(), 3, "{:?}", &ids[..3]);
+        drop(in_flight);
+        let spent = purse.reserve(&by("first", budget), price).err().unwrap();
+        assert_eq!(spent.kind(), Kind::BudgetExceeded, "it is not forgotten");
+    }
+
+    #[test]
+    fn where_all_have_a_budget_nobody_new_is_followed() {
+        let (purse, price) = (purse(), Some(Price::default()));
+        let budget = spender(Money::DOLLAR);
+        for id in 0..MAX_CALLERS {
+            drop(purse.reserve(&by(&id.to_string(), budget), price).unwrap());
+        }
+        assert!(purse.reserve(&by("new", budget), price).is_err());
+        drop(purse.reserve(&by("new", Budgets::default()), price).unwrap());
+        drop(purse.reserve(&by("7", budget), price).unwrap());
+        assert_eq!(purse.callers.read().holders.len(), MAX_CALLERS);
     }
 }

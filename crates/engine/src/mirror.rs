@@ -77,17 +77,14 @@ impl Mirror {
         let (target, counts) = (self.target.clone(), self.counts.clone());
         let (call, clocks) = (call.clone(), *clocks);
         copies.spawn(async move {
-            let ended = match target.send(&call, &clocks, permit, account).await {
-                Err(_) => &counts.failed,
-                Ok(mut reply) => loop {
-                    match reply.body.next().await {
-                        Some(Ok(_)) => {}
-                        Some(Err(_)) => break &counts.failed,
-                        None => break &counts.answered,
-                    }
-                },
-            };
-            ended.fetch_add(1, Release);
+            let mut copy = Copied { counts, is_answered: false };
+            let Ok(mut reply) = target.send(&call, &clocks, permit, account).await else { return };
+            while let Some(chunk) = reply.body.next().await {
+                if chunk.is_err() {
+                    return;
+                }
+            }
+            copy.is_answered = true;
         });
     }
 
@@ -118,5 +115,19 @@ impl Mirror {
             failed,
             skipped: skipped.load(Relaxed),
         }
+    }
+}
+
+/// A copy under way; however it ends, a panic included, it is counted.
+struct Copied {
+    counts: Arc<Counts>,
+    is_answered: bool,
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let Counts { answered, failed, .. } = &*self.counts;
+        let ended = if self.is_answered { answered } else { failed };
+        ended.fetch_add(1, Release);
     }
 }

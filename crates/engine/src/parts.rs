@@ -2,7 +2,7 @@
 
 use crate::{Alerts, Earlier, Records, limits};
 use std::{collections::BTreeMap, fmt, sync::Arc};
-use tidegate_core::{Budgets, Ledger, Price, Provider, Store, Tokens};
+use tidegate_core::{Budgets, Ledger, Price, Provider, Store, Tokenizers, Tokens};
 use tidegate_policy::{
     balance, breaker, budget, canary, concurrency, hedge, load, memory, pacer, queue, retry,
     retry_budget, timeout,
@@ -27,6 +27,9 @@ pub struct Parts {
     /// What models cost, by the upstreams' own names of them: where a target has no price of its
     /// own.
     pub prices: BTreeMap<Arc<str>, Price>,
+    /// Who counts prompts' tokens; `None`, and where it knows no tokenizer of a model, leaves the
+    /// estimate that its answers correct.
+    pub tokenizers: Option<Tokenizers>,
     /// What callers, teams, models and upstreams may use.
     pub limits: limits::Options,
     /// Calls in flight at once, of all callers together; more are refused.

@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tidegate_core::{
-    BoxStream, Call, Error, Front, Kind, Meter, Money, Operation, Reply, Result, Served,
-    TokenEstimate, Usage,
+    BoxStream, Call, ContentType, Error, Front, Kind, Meter, Money, Operation, Reply, Result,
+    Served, TokenEstimate, Usage,
 };
 
 /// Where the record of each ended call goes. Called on the hot path: must not block.
@@ -77,6 +77,8 @@ pub(crate) struct Settlement {
     records: Option<Records>,
     lease: Option<Lease>,
     meter: Option<Arc<Meter>>,
+    /// The answer is made as it passes, and its events are counted.
+    is_stream: bool,
     served: Served,
     estimate: TokenEstimate,
     usage: Option<Usage>,
@@ -114,6 +116,7 @@ impl Settlement {
             records,
             lease: None,
             meter: None,
+            is_stream: false,
             served: Served::default(),
             estimate: call.tokens,
             usage: None,
@@ -154,7 +157,9 @@ impl Settlement {
             // What was never sent, or failed before it said a word, is not paid for.
             _ if self.served.attempts == 0 => Some(0),
             (Outcome::Failed(_), _) if !begun => Some(0),
-            (_, Some(meter)) => Some(self.estimate.input.saturating_add(meter.chunks())),
+            (_, Some(meter)) if self.is_stream => {
+                Some(self.estimate.input.saturating_add(meter.chunks()))
+            }
             // The upstream has read the prompt.
             (Outcome::Cancelled, None) if !begun => Some(self.estimate.input),
             _ => None,
@@ -199,6 +204,7 @@ impl Settlement {
         self.first_chunk = Some(self.started.elapsed_on_the_runtime());
         self.usage = reply.usage;
         self.meter = reply.meter.clone();
+        self.is_stream = reply.content_type == ContentType::EventStream;
         if reply.usage.is_some() && reply.body.as_whole().is_some() {
             // Before the caller is told what is left.
             self.settle_limits();
@@ -227,7 +233,9 @@ impl Drop for Settlement {
             record.upstream_model = Some(self.served.model.clone());
         }
         record.attempts = self.served.attempts;
-        record.outcome = self.outcome;
+        // Dropped by a panic, and not because its caller went away.
+        let panicked = std::thread::panicking() && self.outcome == Outcome::Cancelled;
+        record.outcome = if panicked { Outcome::Failed(Kind::Internal) } else { self.outcome };
         record.upstream_status = self.upstream_status;
         record.usage = usage;
         // The body has let go of its attempt: every account is closed.

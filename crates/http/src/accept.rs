@@ -3,7 +3,7 @@
 use crate::{
     Callers, Options, connection,
     service::{Front, Service},
-    socket::{Carrier, Duplex},
+    socket::Duplex,
     tls,
 };
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use std::{
 use tidegate_core::Answer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 
 /// Pause after the system refused us a socket (usually: out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -80,7 +80,8 @@ pub async fn serve_connection<T>(
 {
     let front = Arc::new(Front::new(Service::Callers(callers), answer, options, stop));
     let io: Box<dyn Duplex> = Box::new(io);
-    let connection = connection::run(Arc::clone(&front), Carrier::Other(io), None, None);
+    let connection =
+        connection::run(Arc::clone(&front), Either::Right(Either::Right(io)), None, None);
     let mut ended = pin!(async {
         connection.await;
         front.executions.close();
@@ -147,7 +148,7 @@ async fn open(front: Arc<Front>, tls: Option<TlsAcceptor>, stream: TcpStream, pe
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     let Some(tls) = tls else {
-        return connection::run(front, Carrier::Tcp(stream), Some(peer), None).await;
+        return connection::run(front, Either::Left(stream), Some(peer), None).await;
     };
     let handshake = tokio::time::timeout(front.options.handshake_timeout, tls.accept(stream));
     let stream = tokio::select! {
@@ -157,7 +158,13 @@ async fn open(front: Arc<Front>, tls: Option<TlsAcceptor>, stream: TcpStream, pe
     match stream {
         Ok(Ok(stream)) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            connection::run(front, Carrier::Tls(Box::new(stream)), Some(peer), Some(http2)).await;
+            connection::run(
+                front,
+                Either::Right(Either::Left(Box::new(stream))),
+                Some(peer),
+                Some(http2),
+            )
+            .await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),

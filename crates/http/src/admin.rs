@@ -22,9 +22,11 @@ use crate::{
     refusal::{self, Refusal},
     routes::NoRoute,
     service::{Front, Service, json, live, ready},
+    table::{self, At, Listed},
 };
 use guard::Guard;
 use hyper::{Method, StatusCode, body::Incoming, http::request::Parts};
+use keys::Action;
 use mirrors::Mirrors;
 use std::{io, sync::Arc, time::Duration};
 use tidegate_core::{Answer, Keys, Ledger, Secret};
@@ -110,24 +112,26 @@ pub(crate) async fn answer(
     if !matches!(route, Ok(Route::Live | Route::Ready)) {
         desk.guard.check_token(&parts.headers).map_err(Refusal::Fixed)?;
     }
+    let route = route.map_err(|no_route| match no_route {
+        NoRoute::Path => Refusal::Fixed(&refusal::NOT_FOUND_BY_ADMIN),
+        NoRoute::Method(allowed) => Refusal::Method(allowed),
+    })?;
     match route {
-        Ok(Route::Upstreams) => {
+        Route::Upstreams => {
             let body = json(&Upstreams(&front.answer.upstreams()));
             Ok(Success::Own { status: StatusCode::OK, json: body })
         }
-        Ok(Route::Mirrors) => {
+        Route::Mirrors => {
             let body = json(&Mirrors(&front.answer.mirrors()));
             Ok(Success::Own { status: StatusCode::OK, json: body })
         }
-        Ok(Route::Keys(action)) => match &desk.keys {
+        Route::Keys(action) => match &desk.keys {
             Some(keys) => keys::answer(&**keys, action, front, parts, body, pulse).await,
             None => Err(Refusal::Fixed(&refusal::NOT_FOUND_BY_ADMIN)),
         },
-        Ok(Route::Usage) => usage::answer(desk.ledger.as_deref(), parts.uri.query()).await,
-        Ok(Route::Live) => Ok(live()),
-        Ok(Route::Ready) => Ok(ready(front)),
-        Err(NoRoute::Path) => Err(Refusal::Fixed(&refusal::NOT_FOUND_BY_ADMIN)),
-        Err(NoRoute::Method(allowed)) => Err(Refusal::Method(allowed)),
+        Route::Usage => usage::answer(desk.ledger.as_deref(), parts.uri.query()).await,
+        Route::Live => Ok(live()),
+        Route::Ready => Ok(ready(front)),
     }
 }
 
@@ -139,7 +143,7 @@ enum Route<'a> {
     /// What became of the copies that mirrors got.
     Mirrors,
     /// Something about callers' keys.
-    Keys(keys::Action<'a>),
+    Keys(Action<'a>),
     /// What was used and what it cost.
     Usage,
     /// Whether the process is up.
@@ -148,24 +152,46 @@ enum Route<'a> {
     Ready,
 }
 
-/// The route of a request. `HEAD` goes wherever `GET` does.
+/// Makes the route of what stands in the path in the place of an id.
+type Make = for<'a> fn(&'a str) -> Route<'a>;
+
+/// All there is on the operators' port.
+const TABLE: &[At<Make>] = &[
+    At { path: "/livez", ways: &[(Method::GET, |_| Route::Live)] },
+    At { path: "/readyz", ways: &[(Method::GET, |_| Route::Ready)] },
+    At { path: "/admin/upstreams", ways: &[(Method::GET, |_| Route::Upstreams)] },
+    At { path: "/admin/mirrors", ways: &[(Method::GET, |_| Route::Mirrors)] },
+    At { path: "/admin/usage", ways: &[(Method::GET, |_| Route::Usage)] },
+    At {
+        path: "/admin/keys",
+        ways: &[
+            (Method::GET, |_| Route::Keys(Action::List)),
+            (Method::POST, |_| Route::Keys(Action::Create)),
+        ],
+    },
+    At {
+        path: "/admin/keys/{id}",
+        ways: &[
+            (Method::GET, |id| Route::Keys(Action::Show(id))),
+            (Method::PATCH, |id| Route::Keys(Action::Update(id))),
+            (Method::DELETE, |id| Route::Keys(Action::Revoke(id))),
+        ],
+    },
+    At {
+        path: "/admin/keys/{id}/rotate",
+        ways: &[(Method::POST, |id| Route::Keys(Action::Rotate(id)))],
+    },
+];
+
+/// The route of a request.
 fn find<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, NoRoute> {
-    if let Some(found) = keys::find(method, path) {
-        return found.map(Route::Keys);
-    }
-    let route = match path {
-        "/admin/upstreams" => Route::Upstreams,
-        "/admin/mirrors" => Route::Mirrors,
-        "/admin/usage" => Route::Usage,
-        "/livez" => Route::Live,
-        "/readyz" => Route::Ready,
-        _ => return Err(NoRoute::Path),
-    };
-    if method == Method::GET || method == Method::HEAD {
-        Ok(route)
-    } else {
-        Err(NoRoute::Method("GET, HEAD"))
-    }
+    let (make, id) = table::find(TABLE, method, path)?;
+    Ok(make(id))
+}
+
+/// All paths of the operators' port and the methods they take.
+pub fn operators_routes() -> Vec<Listed> {
+    table::list(TABLE)
 }
 
 #[cfg(test)]
@@ -174,18 +200,38 @@ mod tests {
 
     #[test]
     fn every_route_is_found() {
-        for (path, route) in [
-            ("/admin/upstreams", Route::Upstreams),
-            ("/admin/usage", Route::Usage),
-            ("/livez", Route::Live),
-            ("/readyz", Route::Ready),
+        let (get, head, post) = (Method::GET, Method::HEAD, Method::POST);
+        let keys = |action| Ok(Route::Keys(action));
+        let refused = |methods: &str| Err(NoRoute::Method(methods.to_owned()));
+        for (method, path, found) in [
+            (&get, "/admin/upstreams", Ok(Route::Upstreams)),
+            (&head, "/admin/upstreams", Ok(Route::Upstreams)),
+            (&post, "/admin/upstreams", refused("GET, HEAD")),
+            (&get, "/admin/mirrors", Ok(Route::Mirrors)),
+            (&get, "/admin/usage", Ok(Route::Usage)),
+            (&get, "/livez", Ok(Route::Live)),
+            (&head, "/readyz", Ok(Route::Ready)),
+            (&post, "/readyz", refused("GET, HEAD")),
+            (&get, "/admin/keys", keys(Action::List)),
+            (&head, "/admin/keys", keys(Action::List)),
+            (&post, "/admin/keys", keys(Action::Create)),
+            (&Method::PUT, "/admin/keys", refused("GET, HEAD, POST")),
+            (&get, "/admin/keys/a", keys(Action::Show("a"))),
+            (&Method::PATCH, "/admin/keys/a", keys(Action::Update("a"))),
+            (&Method::DELETE, "/admin/keys/a", keys(Action::Revoke("a"))),
+            (&post, "/admin/keys/a", refused("DELETE, GET, HEAD, PATCH")),
+            (&post, "/admin/keys/a/rotate", keys(Action::Rotate("a"))),
+            (&get, "/admin/keys/a/rotate", refused("POST")),
+            (&get, "/admin/keys/a/b", Err(NoRoute::Path)),
+            (&get, "/admin/keys/", Err(NoRoute::Path)),
+            (&get, "/admin/keysy", Err(NoRoute::Path)),
+            (&get, "/", Err(NoRoute::Path)),
+            (&get, "/admin", Err(NoRoute::Path)),
+            (&get, "/admin/", Err(NoRoute::Path)),
+            (&get, "/admin/upstreams/", Err(NoRoute::Path)),
+            (&get, "/v1/models", Err(NoRoute::Path)),
         ] {
-            assert_eq!(find(&Method::GET, path), Ok(route));
-            assert_eq!(find(&Method::HEAD, path), Ok(route));
-            assert_eq!(find(&Method::POST, path), Err(NoRoute::Method("GET, HEAD")));
-        }
-        for path in ["/", "/admin", "/admin/", "/admin/upstreams/", "/v1/models"] {
-            assert_eq!(find(&Method::GET, path), Err(NoRoute::Path), "{path}");
+            assert_eq!(find(method, path), found, "{method} {path}");
         }
     }
 }

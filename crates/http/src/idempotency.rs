@@ -71,8 +71,8 @@ pub struct IdempotencyOptions {
     #[serde(with = "setting::size")]
     #[schemars(with = "String")]
     pub max_bytes: usize,
-    /// All keys together, about 200 bytes each beside their answers; the oldest are forgotten, and
-    /// repeats of theirs are carried out. Default 1,000,000.
+    /// All keys together, about 250 bytes each beside their answers; at that the oldest of the
+    /// caller with most are forgotten, and repeats of theirs are carried out. Default 1,000,000.
     pub max_keys: u64,
 }
 
@@ -148,6 +148,7 @@ impl Once<'_> {
             Ok(Begun::Fresh(execution)) => execution,
             Ok(Begun::Done(answer)) => return Ok(Success::Replay(answer)),
             Ok(Begun::Running(ran)) => return Err(Refusal::InProgress(wait(ran))),
+            Ok(Begun::Busy) => return Err(Refusal::Fixed(&refusal::IDEMPOTENCY_BUSY)),
             Ok(Begun::Mismatch) => return Err(Refusal::Fixed(&refusal::IDEMPOTENCY_MISMATCH)),
             Ok(Begun::Unkept(why)) => return Err(Refusal::Fixed(unkept(why))),
             Err(error) => {
@@ -179,12 +180,15 @@ impl Once<'_> {
     /// Headers that change how long or how urgently a call runs are not part of the request: a
     /// repeat has less time left. Those that choose its target are.
     fn replay_key(&self, parts: &Parts, call: &Call) -> ReplayKey {
-        let id = hash([call.tenant.id.as_bytes(), self.key]);
+        let tenant = call.tenant.id.as_bytes();
+        let caller = hash([tenant]).first_chunk().copied().map(u64::from_le_bytes);
+        let caller = caller.expect("a hash has more than 8 bytes");
+        let id = hash([tenant, self.key]);
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let what = [parts.method.as_str().as_bytes(), target.as_bytes(), call.payload.bytes()];
         let routed =
             call.headers.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
-        ReplayKey { id, request: hash(what.into_iter().chain(routed)) }
+        ReplayKey { caller, id, request: hash(what.into_iter().chain(routed)) }
     }
 }
 

@@ -29,7 +29,17 @@ const STAINLESS_READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-
 const STAINLESS_RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 /// Who sends this request: `Authorization: Bearer`, `x-api-key` or `api-key`, the first there is.
+///
+/// One of them twice is refused: whoever checks requests before us may look at the other.
 pub(crate) fn identify<'a>(answer: &'a dyn Answer, headers: &'a HeaderMap) -> Identity<'a> {
+    let is_twice = |name: &&HeaderName| headers.get_all(*name).iter().nth(1).is_some();
+    if let Some(name) = [&AUTHORIZATION, &X_API_KEY, &API_KEY].into_iter().find(is_twice) {
+        return Identity::Refused(Error::new(
+            Kind::InvalidRequest,
+            Origin::Caller,
+            format!("header {name} is there more than once: send one key"),
+        ));
+    }
     match key(headers) {
         Some(key) => answer.identify(key),
         None => Identity::Refused(Error::new(

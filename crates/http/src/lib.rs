@@ -32,12 +32,15 @@ mod routes;
 mod service;
 mod socket;
 mod strict;
+mod table;
 mod tls;
 pub mod usage;
 
 pub use accept::{Drained, serve, serve_connection};
-pub use admin::{Admin, KeyView, serve_admin};
+pub use admin::{Admin, KeyView, operators_routes, serve_admin};
 pub use idempotency::{Idempotency, IdempotencyOptions};
 pub use options::{Compression, Options, Tls};
 pub use refusal::{Refusals, Refused};
+pub use routes::callers_routes;
 pub use service::Callers;
+pub use table::Listed;

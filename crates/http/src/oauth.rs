@@ -103,8 +103,11 @@ async fn read_form(
     let max_body = front.options.max_body.min(MAX_FORM_BYTES);
     let options = Options { max_body, ..front.options.clone() };
     let bytes = body::read(body, coding, &options, pulse).await?;
-    let form = Form::parse(&bytes)
-        .ok_or_else(|| Refused::request("the body is not a form of UTF-8 text"))?;
+    let form = Form::parse(&bytes).ok_or_else(|| {
+        Refused::request(
+            "the body is no form: an escape is broken, it is no UTF-8, or has over 64 parameters",
+        )
+    })?;
     match form.one("grant_type")? {
         Some("client_credentials") => Ok(form),
         Some(_) => Err(Refused {
@@ -128,10 +131,11 @@ fn authenticate(
         (None, _) => match (id, secret) {
             (Some(id), Some(secret)) => tokens.client(bare(id), secret),
             _ => {
-                return Err(Refused::client(
-                    "send client_id (the id of a key) and client_secret (the key), in the body or \
-                     by HTTP Basic",
-                ));
+                return Err(Refused {
+                    error: Problem::NoClient,
+                    description: "send client_id (the id of a key) and client_secret (the key), in \
+                                  the body or by HTTP Basic",
+                });
             }
         },
         (Some(_), Some(_)) => {
@@ -196,6 +200,8 @@ pub(crate) struct Refused {
 enum Problem {
     InvalidRequest,
     InvalidClient,
+    /// The same to the client, which showed nothing that could be wrong.
+    NoClient,
     UnsupportedGrantType,
     InvalidScope,
 }
@@ -209,9 +215,14 @@ impl Refused {
         Self { error: Problem::InvalidClient, description }
     }
 
+    /// Whether a secret was shown, and is not that of the client.
+    pub(crate) fn is_of_wrong_secret(&self) -> bool {
+        self.error == Problem::InvalidClient
+    }
+
     pub(crate) const fn status(&self) -> StatusCode {
         match self.error {
-            Problem::InvalidClient => StatusCode::UNAUTHORIZED,
+            Problem::InvalidClient | Problem::NoClient => StatusCode::UNAUTHORIZED,
             Problem::InvalidRequest | Problem::UnsupportedGrantType | Problem::InvalidScope => {
                 StatusCode::BAD_REQUEST
             }
@@ -221,7 +232,7 @@ impl Refused {
     pub(crate) const fn code(&self) -> &'static str {
         match self.error {
             Problem::InvalidRequest => "invalid_request",
-            Problem::InvalidClient => "invalid_client",
+            Problem::InvalidClient | Problem::NoClient => "invalid_client",
             Problem::UnsupportedGrantType => "unsupported_grant_type",
             Problem::InvalidScope => "invalid_scope",
         }
@@ -237,7 +248,7 @@ impl Refused {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
-        if self.error == Problem::InvalidClient {
+        if self.status() == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static(r#"Basic realm="tidegate""#);
             headers.insert(WWW_AUTHENTICATE, challenge);
         }

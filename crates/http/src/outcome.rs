@@ -1,5 +1,7 @@
 //! How a request ended, and how that is written: status, headers, body (SPEC §4).
 
+mod retry;
+
 use crate::{
     body::Outgoing,
     coding::Coding,
@@ -16,17 +18,13 @@ use hyper::{
     HeaderMap, Response, StatusCode, Version,
     header::{
         ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE,
-        HeaderName, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+        HeaderName, HeaderValue, PRAGMA, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
 };
 use std::time::Duration;
-use tidegate_core::{
-    Allowance, ContentType, Error, KeptAnswer, Kind, RateLimits, Reply, Retry, Served,
-};
+use tidegate_core::{Allowance, ContentType, Error, KeptAnswer, Kind, RateLimits, Reply, Served};
 use tidegate_wire::{error_body, rate_limits};
 
-const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const UPSTREAM: HeaderName = HeaderName::from_static("x-tidegate-upstream");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-tidegate-attempts");
@@ -43,8 +41,6 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
-/// What a 429 or 503 asks for when nobody knows better.
-const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Room for the headers of an answer without growing.
 const HEADERS: usize = 16;
 
@@ -98,68 +94,11 @@ pub(crate) fn write(
 ) -> Response<Outgoing> {
     let mut headers = HeaderMap::with_capacity(HEADERS);
     let (status, body, close) = match outcome {
-        Ok(Success::Reply { reply, took }) => {
-            let (status, body) = write_reply(reply, took, &mut headers, busy);
+        Ok(success) => {
+            let (status, body) = write_success(success, &mut headers, busy);
             (status, body, false)
         }
-        Ok(Success::Replay(answer)) => {
-            let (status, body) = write_replay(answer, &mut headers, busy);
-            (status, body, false)
-        }
-        Ok(Success::Own { status, json }) => {
-            headers.insert(CONTENT_TYPE, JSON);
-            write_retry(status, None, &mut headers);
-            (status, Outgoing::own(json, busy), false)
-        }
-        Ok(Success::File { content_type, bytes }) => {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-            (StatusCode::OK, Outgoing::own(bytes, busy), false)
-        }
-        Ok(Success::Token { json }) => {
-            headers.insert(CONTENT_TYPE, JSON);
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
-            (StatusCode::OK, Outgoing::own(json, busy), false)
-        }
-        Ok(Success::Public { json }) => {
-            headers.insert(CONTENT_TYPE, JSON);
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static(oauth::PUBLIC_FOR));
-            (StatusCode::OK, Outgoing::own(json, busy), false)
-        }
-        Err(Refusal::Error(error)) => {
-            let status = write_error(&error, asked.has_credential, &mut headers);
-            let body = match asked.errors {
-                ErrorForm::OpenAi => error_body::encode(&error),
-                ErrorForm::Problem => {
-                    problem::encode(status, error.code(), error.message(), error.param())
-                }
-            };
-            headers.insert(CONTENT_TYPE, error_type(asked.errors));
-            (status, Outgoing::own(body, busy), false)
-        }
-        Err(Refusal::Method(allowed)) => {
-            headers.insert(ALLOW, HeaderValue::from_static(allowed));
-            write_fixed(&NOT_ALLOWED, asked.errors, &mut headers, busy)
-        }
-        Err(Refusal::Coding) => {
-            headers.insert(ACCEPT_ENCODING, Coding::TAKEN);
-            write_fixed(&OTHER_ENCODING, asked.errors, &mut headers, busy)
-        }
-        Err(Refusal::Throttled(wait)) => {
-            let written = write_fixed(&TOO_MANY_WRONG, asked.errors, &mut headers, busy);
-            write_retry(TOO_MANY_WRONG.status, Some(wait), &mut headers);
-            written
-        }
-        Err(Refusal::InProgress(wait)) => {
-            let written = write_fixed(&IDEMPOTENCY_IN_PROGRESS, asked.errors, &mut headers, busy);
-            write_wait(wait, &mut headers);
-            written
-        }
-        Err(Refusal::OAuth(refused)) => {
-            let body = refused.write(&mut headers);
-            (refused.status(), Outgoing::own(body, busy), false)
-        }
-        Err(Refusal::Fixed(fixed)) => write_fixed(fixed, asked.errors, &mut headers, busy),
+        Err(refusal) => write_refusal(refusal, &asked, &mut headers, busy),
     };
     headers.insert(X_REQUEST_ID, asked.id.header);
     if asked.errors == ErrorForm::Problem {
@@ -179,6 +118,31 @@ pub(crate) fn write(
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+fn write_success(success: Success, headers: &mut HeaderMap, busy: Busy) -> (StatusCode, Outgoing) {
+    let (status, content_type, bytes) = match success {
+        Success::Reply { reply, took } => return write_reply(reply, took, headers, busy),
+        Success::Replay(answer) => return write_replay(answer, headers, busy),
+        Success::Own { status, json } => {
+            retry::write_after(status, None, headers);
+            (status, JSON, json)
+        }
+        Success::File { content_type, bytes } => {
+            (StatusCode::OK, HeaderValue::from_static(content_type), bytes)
+        }
+        Success::Token { json } => {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+            (StatusCode::OK, JSON, json)
+        }
+        Success::Public { json } => {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static(oauth::PUBLIC_FOR));
+            (StatusCode::OK, JSON, json)
+        }
+    };
+    headers.insert(CONTENT_TYPE, content_type);
+    (status, Outgoing::own(bytes, busy))
 }
 
 fn write_reply(
@@ -213,7 +177,7 @@ fn write_replay(answer: KeptAnswer, headers: &mut HeaderMap, busy: Busy) -> (Sta
         write_content_type(&answer.content_type, headers);
     }
     if status.is_client_error() {
-        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        retry::write_again(false, headers);
     }
     headers.insert(REPLAYED, HeaderValue::from_static("true"));
     (status, Outgoing::own(answer.body, busy))
@@ -230,6 +194,53 @@ fn write_events(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx would hold events back to fill its buffers.
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+}
+
+/// Also whether the connection ends with it.
+fn write_refusal(
+    refusal: Refusal,
+    asked: &Asked<'_>,
+    headers: &mut HeaderMap,
+    busy: Busy,
+) -> (StatusCode, Outgoing, bool) {
+    let errors = asked.errors;
+    match refusal {
+        Refusal::Error(error) => {
+            let status = write_error(&error, asked.has_credential, headers);
+            let body = match errors {
+                ErrorForm::OpenAi => error_body::encode(&error),
+                ErrorForm::Problem => {
+                    problem::encode(status, error.code(), error.message(), error.param())
+                }
+            };
+            headers.insert(CONTENT_TYPE, error_type(errors));
+            (status, Outgoing::own(body, busy), false)
+        }
+        Refusal::Method(allowed) => {
+            let allowed = HeaderValue::try_from(allowed);
+            headers.insert(ALLOW, allowed.expect("names of methods are a valid header value"));
+            write_fixed(&NOT_ALLOWED, errors, headers, busy)
+        }
+        Refusal::Coding => {
+            headers.insert(ACCEPT_ENCODING, Coding::TAKEN);
+            write_fixed(&OTHER_ENCODING, errors, headers, busy)
+        }
+        Refusal::Throttled(wait) => {
+            let written = write_fixed(&TOO_MANY_WRONG, errors, headers, busy);
+            retry::write_after(TOO_MANY_WRONG.status, Some(wait), headers);
+            written
+        }
+        Refusal::InProgress(wait) => {
+            let written = write_fixed(&IDEMPOTENCY_IN_PROGRESS, errors, headers, busy);
+            retry::write_wait(wait, headers);
+            written
+        }
+        Refusal::OAuth(refused) => {
+            let body = refused.write(headers);
+            (refused.status(), Outgoing::own(body, busy), false)
+        }
+        Refusal::Fixed(fixed) => write_fixed(fixed, errors, headers, busy),
+    }
 }
 
 fn write_error(error: &Error, has_credential: bool, headers: &mut HeaderMap) -> StatusCode {
@@ -251,9 +262,7 @@ fn write_error(error: &Error, has_credential: bool, headers: &mut HeaderMap) -> 
     if error.attempts() > 0 {
         headers.insert(ATTEMPTS, error.attempts().into());
     }
-    write_retry(status, time_to_wait(error), headers);
-    let again = if should_retry(error) { "true" } else { "false" };
-    headers.insert(SHOULD_RETRY, HeaderValue::from_static(again));
+    retry::write_error(error, status, headers);
     write_limits(&error.tenant_limits(), headers);
     status
 }
@@ -268,9 +277,8 @@ fn write_fixed(
     if fixed.status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    let again = if fixed.passes() { "true" } else { "false" };
-    headers.insert(SHOULD_RETRY, HeaderValue::from_static(again));
-    write_retry(fixed.status, None, headers);
+    retry::write_again(fixed.passes(), headers);
+    retry::write_after(fixed.status, None, headers);
     let body = match errors {
         ErrorForm::OpenAi => Bytes::from_static(fixed.body.as_bytes()),
         ErrorForm::Problem => problem::encode(fixed.status, fixed.code, fixed.message, None),
@@ -282,58 +290,6 @@ const fn error_type(errors: ErrorForm) -> HeaderValue {
     match errors {
         ErrorForm::OpenAi => JSON,
         ErrorForm::Problem => PROBLEM,
-    }
-}
-
-/// Says when to come back, on every 429 and 503: in whole seconds for everybody, and in
-/// milliseconds for clients that read them.
-fn write_retry(status: StatusCode, after: Option<Duration>, headers: &mut HeaderMap) {
-    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        return;
-    }
-    let after = after.filter(|wait| !wait.is_zero()).unwrap_or(DEFAULT_RETRY_AFTER);
-    write_wait(after, headers);
-}
-
-fn write_wait(after: Duration, headers: &mut HeaderMap) {
-    let millis = u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-    headers.insert(RETRY_AFTER, millis.div_ceil(1000).into());
-    headers.insert(RETRY_AFTER_MS, millis.into());
-}
-
-/// How long the error asks a client to wait, if it does.
-fn time_to_wait(error: &Error) -> Option<Duration> {
-    error.retry_after().or(match error.retry() {
-        Retry::After(wait) => Some(wait),
-        Retry::Never | Retry::Unsent => None,
-    })
-}
-
-/// Whether a client should try again by itself. Once attempts were made here it should not:
-/// layers that each try three times multiply.
-fn should_retry(error: &Error) -> bool {
-    match error.kind() {
-        // Without a time to come back, the call alone is more than the limit: it never fits.
-        Kind::RateLimited => time_to_wait(error).is_some(),
-        Kind::ConcurrencyLimited | Kind::Overloaded => true,
-        Kind::UpstreamCapacity | Kind::Unavailable | Kind::Upstream | Kind::UpstreamTimeout(_) => {
-            error.attempts() == 0
-        }
-        Kind::InvalidRequest
-        | Kind::InvalidJson
-        | Kind::Unauthenticated
-        | Kind::TokenExpired
-        | Kind::BudgetExceeded
-        | Kind::ModelNotAllowed
-        | Kind::ModelNotFound
-        | Kind::NotFound
-        | Kind::TooLarge
-        | Kind::Rejected
-        | Kind::UpstreamCredential
-        | Kind::UpstreamQuota
-        | Kind::DeadlineExceeded
-        | Kind::Cancelled
-        | Kind::Internal => false,
     }
 }
 
@@ -387,7 +343,6 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_core::Origin;
 
     #[test]
     fn milliseconds_have_three_decimals() {
@@ -401,48 +356,5 @@ mod tests {
         ] {
             assert_eq!(millis(Duration::from_micros(micros)), text);
         }
-    }
-
-    #[test]
-    fn a_wait_is_never_rounded_down() {
-        let check = |after, seconds: &str, millis: &str| {
-            let mut headers = HeaderMap::new();
-            write_retry(StatusCode::TOO_MANY_REQUESTS, after, &mut headers);
-            assert_eq!(headers[RETRY_AFTER], seconds);
-            assert_eq!(headers[RETRY_AFTER_MS], millis);
-        };
-        check(None, "1", "1000");
-        check(Some(Duration::ZERO), "1", "1000");
-        check(Some(Duration::from_micros(1_500)), "1", "2");
-        check(Some(Duration::from_millis(2_001)), "3", "2001");
-        let mut headers = HeaderMap::new();
-        write_retry(StatusCode::BAD_GATEWAY, None, &mut headers);
-        assert!(headers.is_empty());
-    }
-
-    #[test]
-    fn clients_retry_only_what_we_have_not() {
-        let of = |kind, attempts| {
-            let error = Error::new(kind, Origin::Gateway, "");
-            should_retry(&if attempts > 0 {
-                error.after_attempts(attempts, "u".into())
-            } else {
-                error
-            })
-        };
-        assert!(of(Kind::ConcurrencyLimited, 0) && of(Kind::Overloaded, 0));
-        assert!(of(Kind::Unavailable, 0));
-        assert!(!of(Kind::UpstreamCapacity, 3) && !of(Kind::Upstream, 1));
-        assert!(!of(Kind::InvalidRequest, 0) && !of(Kind::UpstreamQuota, 0));
-    }
-
-    #[test]
-    fn a_call_that_never_fits_its_limit_was_to_be_retried() {
-        let refused = |after| {
-            let error = Error::new(Kind::RateLimited, Origin::Caller, "").with_retry_after(after);
-            should_retry(&error)
-        };
-        assert!(refused(Some(Duration::from_secs(1))));
-        assert!(!refused(None));
     }
 }

@@ -2,12 +2,14 @@
 
 use hyper::{HeaderMap, header::HeaderName, header::HeaderValue};
 use std::{
+    borrow::Cow,
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
 };
+use tidegate_core::redact;
 
 /// The header, in and out.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,7 +24,8 @@ pub(crate) struct RequestId {
 }
 
 impl RequestId {
-    /// The caller's id, if it has one of at most 128 bytes of `[A-Za-z0-9._:-]`, else a fresh one.
+    /// The caller's id, if it has one of at most 128 bytes of `[A-Za-z0-9._:-]` that does not look
+    /// like a key, else a fresh one: ids are logged, kept in the ledger and told to upstreams.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let theirs = headers.get(&X_REQUEST_ID).and_then(|value| {
             let text = value.to_str().ok().filter(|text| is_well_formed(text))?;
@@ -34,7 +37,9 @@ impl RequestId {
 
 fn is_well_formed(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-    (1..=MAX_LEN).contains(&text.len()) && text.bytes().all(is_allowed)
+    (1..=MAX_LEN).contains(&text.len())
+        && text.bytes().all(is_allowed)
+        && matches!(redact(text), Cow::Borrowed(_))
 }
 
 /// `req-` and 32 hexadecimal digits: half of them this process's, half the request's.
@@ -70,7 +75,8 @@ mod tests {
             let headers = HeaderMap::from_iter([(X_REQUEST_ID, good.parse().unwrap())]);
             assert_eq!(&*RequestId::of(&headers).text, good);
         }
-        for bad in ["", "a b", "a/b", "ä", &"x".repeat(129), "<script>"] {
+        for bad in ["", "a b", "a/b", "ä", &"x".repeat(129), "<script>", "tg-abcdefghijkl-secret"]
+        {
             let value = HeaderValue::from_bytes(bad.as_bytes()).unwrap();
             let headers = HeaderMap::from_iter([(X_REQUEST_ID, value)]);
             assert_eq!(RequestId::of(&headers).text.len(), 36, "{bad}");

@@ -79,7 +79,7 @@ impl Front {
         let is_wrong = match &refusal {
             Refusal::Error(error) => has_credential && error.kind() == Kind::Unauthenticated,
             Refusal::Fixed(fixed) => has_credential && fixed.status == StatusCode::UNAUTHORIZED,
-            Refusal::OAuth(refused) => refused.status() == StatusCode::UNAUTHORIZED,
+            Refusal::OAuth(refused) => refused.is_of_wrong_secret(),
             Refusal::Method(_)
             | Refusal::Coding
             | Refusal::InProgress(_)
@@ -206,25 +206,26 @@ async fn to_caller(
     id: &RequestId,
     way: &mut Way,
 ) -> Result<Success, Refusal> {
-    match routes::find(&parts.method, parts.uri.path()) {
-        Ok(Route::Call(operation)) => {
-            call(front, operation, parts, body, id, busy.pulse(), way).await
-        }
-        Ok(Route::Models) => {
+    let (route, name) =
+        routes::find(&parts.method, parts.uri.path()).map_err(|no_route| match no_route {
+            NoRoute::Path => Refusal::Fixed(&refusal::NOT_FOUND),
+            NoRoute::Method(allowed) => Refusal::Method(allowed),
+        })?;
+    match route {
+        Route::Call(operation) => call(front, operation, parts, body, id, busy.pulse(), way).await,
+        Route::Models => {
             let tenant = way.identified(front, &parts.headers).await?;
             Ok(models(front, &tenant))
         }
-        Ok(Route::Model(name)) => {
+        Route::Model => {
             let tenant = way.identified(front, &parts.headers).await?;
             model(front, &tenant, &name)
         }
-        Ok(Route::Token) => oauth::token(front, parts, body, busy.pulse(), way).await,
-        Ok(Route::KeySet) => oauth::key_set(front),
-        Ok(Route::Metadata) => oauth::metadata(front),
-        Ok(Route::Live) => Ok(live()),
-        Ok(Route::Ready) => Ok(ready(front)),
-        Err(NoRoute::Path) => Err(Refusal::Fixed(&refusal::NOT_FOUND)),
-        Err(NoRoute::Method(allowed)) => Err(Refusal::Method(allowed)),
+        Route::Token => oauth::token(front, parts, body, busy.pulse(), way).await,
+        Route::KeySet => oauth::key_set(front),
+        Route::Metadata => oauth::metadata(front),
+        Route::Live => Ok(live()),
+        Route::Ready => Ok(ready(front)),
     }
 }
 
@@ -242,7 +243,9 @@ async fn call(
     let tenant = way.identified(front, headers).await?;
     let once = front.idempotency().map_or(Ok(None), |kept| kept.asked(headers))?;
     let call = intake::call(operation, headers, body, tenant, id, &front.options, pulse).await?;
-    if let Some(once) = once {
+    // What it may not use it is refused: an answer that was kept for a wider token of the same key
+    // is not for it, and its refusal is not the answer of the key once its rights are wider.
+    if let Some(once) = once.filter(|_| call.tenant.may_use(&call.model)) {
         return once.call(front, parts, call, way).await;
     }
     way.is_call = true;
@@ -303,6 +306,7 @@ fn models(front: &Front, tenant: &Tenant) -> Success {
 fn model(front: &Front, tenant: &Tenant, name: &str) -> Result<Success, Refusal> {
     let models = front.answer.models(tenant);
     let Some(info) = models.iter().find(|info| &*info.id == name) else {
+        let name = refusal::shown(name);
         let message = format!("no model `{name}`: GET /v1/models lists those this key may use");
         return Err(Error::new(Kind::ModelNotFound, Origin::Caller, message).into());
     };
@@ -313,24 +317,31 @@ pub(crate) fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("names and numbers can always be written").into()
 }
 
-/// For whoever looks for the reason of one refusal: with the message and all it has.
+/// For whoever looks for the reason of one refusal: with the message and all it has, but no word
+/// of the caller's that may be a key.
 fn log(refusal: &Refusal, parts: &Parts, id: &RequestId) {
-    let (id, method, path) = (&*id.text, &parts.method, parts.uri.path());
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let (id, method, path) = (&*id.text, refusal::method(parts), refusal::path(parts));
     let (status, code) = (refusal.status().as_u16(), refusal.code());
     match refusal {
         Refusal::OAuth(refused) => {
             let reason = refused.description;
-            tracing::debug!(id, %method, path, status, code, reason, "request refused");
+            tracing::debug!(id, method, path, status, code, reason, "request refused");
         }
         Refusal::Error(error) => {
-            tracing::debug!(id, %method, path, status, code, %error, "request refused");
+            // An upstream tells the caller what is wrong with its prompt, and quotes it.
+            let is_quoting = error.kind() == Kind::Rejected;
+            let error = if is_quoting { "the upstream rejects it" } else { error.message() };
+            tracing::debug!(id, method, path, status, code, error, "request refused");
         }
         Refusal::Fixed(_)
         | Refusal::Method(_)
         | Refusal::Coding
         | Refusal::InProgress(_)
         | Refusal::Throttled(_) => {
-            tracing::debug!(id, %method, path, status, code, "request refused");
+            tracing::debug!(id, method, path, status, code, "request refused");
         }
     }
 }

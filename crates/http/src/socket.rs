@@ -13,71 +13,16 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
-/// What carries the bytes: one enum, so that hyper is compiled once.
-pub(crate) enum Carrier {
-    /// A plain socket.
-    Tcp(TcpStream),
-    /// A socket under TLS.
-    Tls(Box<TlsStream<TcpStream>>),
-    /// Anything else: memory.
-    Other(Box<dyn Duplex>),
-}
+/// What carries the bytes: a plain socket, one under TLS, or anything else (memory). One type, so
+/// that hyper is compiled once.
+pub(crate) type Carrier = Either<TcpStream, Either<Box<TlsStream<TcpStream>>, Box<dyn Duplex>>>;
 
 /// Reads and writes.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-macro_rules! each {
-    ($carrier:expr, $io:ident => $what:expr) => {
-        match $carrier {
-            Carrier::Tcp($io) => $what,
-            Carrier::Tls($io) => $what,
-            Carrier::Other($io) => $what,
-        }
-    };
-}
-
-impl AsyncRead for Carrier {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        each!(self.get_mut(), io => Pin::new(io).poll_read(cx, buffer))
-    }
-}
-
-impl AsyncWrite for Carrier {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        each!(self.get_mut(), io => Pin::new(io).poll_write(cx, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        each!(self.get_mut(), io => Pin::new(io).poll_write_vectored(cx, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        each!(self, io => io.is_write_vectored())
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self.get_mut(), io => Pin::new(io).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self.get_mut(), io => Pin::new(io).poll_shutdown(cx))
-    }
-}
 
 /// A carrier whose doings are told to a [`Pulse`].
 pub(crate) struct Socket {

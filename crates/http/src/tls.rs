@@ -37,19 +37,26 @@ pub(crate) fn acceptor(tls: &Tls) -> io::Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// An error of the PEM reader never repeats what is in the file.
+/// What is wrong with a file of ours. The PEM reader's own words are not repeated: they quote the line
+/// at fault, which in a key whose line breaks were lost is the whole key.
 fn unreadable(what: &str, path: &Path, error: &pem::Error) -> io::Error {
     let path = path.display();
-    match error {
+    let wrong = match error {
         pem::Error::Io(error) => {
-            io::Error::new(error.kind(), format!("tls: cannot read {what} {path}: {error}"))
+            let message = format!("tls: cannot read {what} {path}: {error}");
+            return io::Error::new(error.kind(), message);
         }
         pem::Error::NoItemsFound => {
-            io::Error::new(io::ErrorKind::InvalidData, format!("tls: {path} holds no PEM {what}"))
+            let message = format!("tls: {path} holds no PEM {what}");
+            return io::Error::new(io::ErrorKind::InvalidData, message);
         }
-        error => io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("tls: {what} {path} is not valid PEM: {error}"),
-        ),
-    }
+        pem::Error::MissingSectionEnd { .. } => "it lacks an END line, or its line breaks",
+        pem::Error::IllegalSectionStart { .. } => {
+            "one of its BEGIN lines goes on behind the dashes"
+        }
+        pem::Error::Base64Decode(_) => "what is between BEGIN and END is no base64",
+        _ => "it cannot be read",
+    };
+    let message = format!("tls: {what} {path} is not valid PEM: {wrong}");
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }

@@ -6,6 +6,7 @@
 
 mod parquet;
 
+use crate::refusal;
 use bytes::Bytes;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::{Serialize, Serializer, ser::SerializeMap as _, ser::SerializeSeq as _};
@@ -35,7 +36,8 @@ pub enum Format {
     /// One object with the rows in `data`.
     #[default]
     Json,
-    /// RFC 4180, the columns' names first.
+    /// RFC 4180, the columns' names first. Names that a spreadsheet would take for a formula have a
+    /// `'` in front.
     Csv,
     /// Apache Parquet, one row group, not compressed.
     Parquet,
@@ -89,7 +91,10 @@ pub fn read_groups(text: &str) -> Result<Vec<Group>, Error> {
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         let group = Group::ALL.into_iter().find(|group| group.name() == word).ok_or_else(|| {
             let all = Group::ALL.map(Group::name).join(", ");
-            Error::invalid("group_by", format!("`{}` is no group: take of {all}", cut(word)))
+            Error::invalid(
+                "group_by",
+                format!("{} is no group: take of {all}", refusal::name(word)),
+            )
         })?;
         if groups.contains(&group) {
             return Err(Error::invalid("group_by", format!("`{word}` is there twice")));
@@ -106,9 +111,8 @@ pub fn read_groups(text: &str) -> Result<Vec<Group>, Error> {
 /// Says how moments are written.
 pub fn read_moment(param: &'static str, text: &str) -> Result<u64, Error> {
     let wrong = || {
-        let text = cut(text);
         let message = format!(
-            "`{text}` is no moment: write a day (UTC) like 2026-11-01, a time like \
+            "`{param}` is no moment: write a day (UTC) like 2026-11-01, a time like \
              2026-11-01T08:00:00Z, or Unix seconds"
         );
         Error::invalid(param, message)
@@ -122,11 +126,6 @@ pub fn read_moment(param: &'static str, text: &str) -> Result<u64, Error> {
         None => text.parse::<Timestamp>().map_err(|_| wrong())?,
     };
     u64::try_from(moment.as_second()).map_err(|_| wrong())
-}
-
-/// What was written, short enough to be repeated.
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(64)]
 }
 
 /// The numbers of a row, in the order of [`COLUMNS`], the last one left out.
@@ -206,6 +205,9 @@ impl Serialize for Row<'_> {
     }
 }
 
+/// What makes a spreadsheet calculate: callers and teams are named by others than who opens it.
+const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
+
 /// Costs are written with as many decimals as they have.
 fn csv(query: &UsageQuery, rows: &[UsageRow]) -> String {
     let mut text = String::new();
@@ -214,11 +216,13 @@ fn csv(query: &UsageQuery, rows: &[UsageRow]) -> String {
     text.push_str("\r\n");
     for row in rows {
         for of in &row.of {
+            let mark = if of.starts_with(FORMULA) { "'" } else { "" };
             if of.contains([',', '"', '\r', '\n']) {
-                write!(text, "\"{}\",", of.replace('"', "\"\"")).expect("a string takes it");
+                write!(text, "\"{mark}{}\",", of.replace('"', "\"\""))
             } else {
-                write!(text, "{of},").expect("a string takes it");
+                write!(text, "{mark}{of},")
             }
+            .expect("a string takes it");
         }
         for number in numbers(row) {
             write!(text, "{number},").expect("a string takes it");
@@ -246,7 +250,7 @@ pub(crate) mod tests {
             attempts,
             calls: 2,
             failed: 1,
-            usage: Usage { input: 10, cached_input: 4, output: 5, reasoning: 3 },
+            usage: Usage { input: 10, cached_input: 4, cache_write: 0, output: 5, reasoning: 3 },
             cost: Money::from_pico(1_500_000_000_045),
             unpriced: 7,
         };
@@ -287,6 +291,25 @@ pub(crate) mod tests {
              ,chat,1,2,1,10,4,5,3,7,1500000000045,1.500000000045\r\n\
              \"Ops, \"\"night\"\"\",ä,3,2,1,10,4,5,3,7,1500000000045,1.500000000045\r\n"
         );
+    }
+
+    #[test]
+    fn csv_holds_no_formula() {
+        let query = UsageQuery { group_by: vec![Group::Team], ..UsageQuery::default() };
+        for (name, written) in [
+            ("=1+1", "'=1+1"),
+            ("+1", "'+1"),
+            ("-1,2", "\"'-1,2\""),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("\t=1", "'\t=1"),
+            ("\r=1", "\"'\r=1\""),
+            ("a=1", "a=1"),
+        ] {
+            let row = UsageRow { of: vec![name.into()], ..UsageRow::default() };
+            let text = csv(&query, &[row]);
+            let line = text.split_once("\r\n").unwrap().1;
+            assert!(line.starts_with(&format!("{written},0,")), "{line}");
+        }
     }
 
     #[test]

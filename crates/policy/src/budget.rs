@@ -19,6 +19,9 @@
 //! ```
 //!
 //! An attempt counts for the day and month in which it was reserved, also when it ends in the next.
+//!
+//! A clock that is set back over midnight opens no day again. One that is set back by more was
+//! wrong before: what is open goes on as the period that it is, and the next one opens in time.
 
 use crate::setting;
 use schemars::JsonSchema;
@@ -108,6 +111,8 @@ pub struct Budget {
 struct Window {
     /// Which day since 1970, or which month since the year 0; always 0 for the total.
     index: u64,
+    /// How many there were before it: what reservations know it by.
+    before: u64,
     spent: Money,
     reserved: Money,
     /// One bit per alert that was given.
@@ -130,6 +135,7 @@ pub struct Spent {
 #[must_use]
 pub struct Reservation {
     amount: Money,
+    /// How many days and months were open before those it is of.
     day: u64,
     month: u64,
 }
@@ -198,7 +204,7 @@ impl Budget {
         for window in [&mut self.day, &mut self.month, &mut self.total] {
             window.reserved = window.reserved.plus(amount);
         }
-        Ok(Reservation { amount, day: self.day.index, month: self.month.index })
+        Ok(Reservation { amount, day: self.day.before, month: self.month.before })
     }
 
     /// Turns a reservation into what was really spent; the alerts this gives, mostly none.
@@ -214,11 +220,11 @@ impl Budget {
             drop(self.alerts(limits, options));
         }
         let Reservation { amount, day, month } = reservation;
-        for (window, index) in
+        for (window, before) in
             [(&mut self.day, day), (&mut self.month, month), (&mut self.total, 0)]
         {
             // A period that is over was closed with all its reservations.
-            if window.index == index {
+            if window.before == before {
                 window.reserved = window.reserved.minus(amount);
                 window.spent = window.spent.plus(cost);
             }
@@ -237,12 +243,15 @@ impl Budget {
         Spent { day: self.day.spent, month: self.month.spent, total: self.total.spent }
     }
 
-    /// Opens the day and the month of `now`. A clock that was set back opens none again.
+    /// Opens the day and the month of `now`. A clock that was set back opens none again, and does
+    /// not keep the next one from being opened.
     fn roll(&mut self, now: u64) {
         let day = now / DAY_SECS;
         for (window, index) in [(&mut self.day, day), (&mut self.month, month_of(day))] {
             if index > window.index {
-                *window = Window { index, ..Window::default() };
+                *window = Window { index, before: window.before + 1, ..Window::default() };
+            } else if index + 1 < window.index {
+                window.index = index;
             }
         }
     }

@@ -5,7 +5,8 @@
 //! Limits and budgets reserve tokens before a call and settle them after it. A reservation that
 //! is too large refuses calls there was room for; one that is too small lets through what is owed
 //! afterwards. Only the model's own tokenizer is exact; each is megabytes of vocabulary, and of
-//! most hosted models there is none to be had. Four bytes of body per token is right for English
+//! most hosted models there is none to be had (OpenAI's are, by the feature `tokens-exact`, and
+//! count what is not too long). Four bytes of body per token is right for English
 //! prose and wrong by half for code, for Chinese, for a body that is mostly JSON around three
 //! words. But answers tell how many tokens the prompt had, so the ratio can be learned, for each
 //! model of each upstream.

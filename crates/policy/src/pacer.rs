@@ -28,14 +28,17 @@
 //! pace. Our own allowance is a tenth of a second deep and starts empty: a limit of 6,000 per
 //! minute never lets 6,000 go at once.
 
+mod pace;
+mod recent;
+
 use crate::rate_limit::{Bucket, Rate};
+use pace::{MAX_PER_SECOND, Pace, Trust};
+use recent::Recent;
 use std::time::{Duration, Instant};
 use tidegate_core::{BoundBy, RateLimits};
 
 /// Pace before anything is known, in requests per second.
 const START_PER_SECOND: f64 = 100.0;
-/// The unknown pace doubles this often.
-const DOUBLING: Duration = Duration::from_millis(250);
 /// How much faster than measured the pacer goes on.
 const PROBE: f64 = 1.1;
 /// How much slower than measured it goes on where no pause was asked for.
@@ -46,12 +49,6 @@ const RARE: f64 = 0.1;
 const SETTLE: Duration = Duration::from_millis(500);
 const LONG_SETTLE: Duration = Duration::from_secs(5);
 const ENOUGH: u64 = 10;
-/// Growth per second of a measured pace, and after [`QUIET`] without a refusal.
-const GROWTH: f64 = 0.10;
-const QUIET_GROWTH: f64 = 0.30;
-const QUIET: Duration = Duration::from_secs(5);
-/// Growth per second of a guessed pace.
-const GUESS_GROWTH: f64 = 1.0;
 /// A guess is not below this.
 const MIN_GUESS_PER_SECOND: f64 = 10.0;
 /// First wait after a refusal that named none; doubles up to [`BACKOFF_CAP`].
@@ -66,9 +63,6 @@ const SHUT_CAP: Duration = Duration::from_secs(86_400);
 const MIN_PER_SECOND: f64 = 0.2;
 /// A told rate is taken for no less than one attempt per day.
 const MIN_TOLD_PER_SECOND: f64 = 1.0 / 86_400.0;
-/// Beyond this a pace limits nothing any more.
-const MAX_PER_SECOND: f64 = 100_000.0;
-
 /// Rates the pacer was told by configuration or flag; `None` where nothing was said.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
@@ -108,23 +102,6 @@ pub struct Pacer {
     good: f64,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Pace {
-    /// No refusal yet.
-    Unknown { per_second: f64, doubled_at: Instant },
-    /// As measured at a refusal; grows from `at`, when the gate opens again.
-    Found { per_second: f64, at: Instant, trust: Trust },
-}
-
-/// What a pace rests on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Trust {
-    /// Two refusals with accepted attempts between them: the upstream's own rate.
-    Measured,
-    /// The first refusal, or an outage: a guess on the low side, to be left quickly.
-    Guessed,
-}
-
 /// From one refusal to the next.
 #[derive(Debug)]
 struct Epoch {
@@ -139,32 +116,6 @@ struct Epoch {
 impl Epoch {
     const fn new(start: Instant) -> Self {
         Self { start, accepted: 0, refused: 0, is_held: false }
-    }
-}
-
-/// Accepted attempts of the last full second and of the present one.
-#[derive(Debug)]
-struct Recent {
-    start: Instant,
-    present: u64,
-    last: u64,
-}
-
-impl Recent {
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn accepted(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.start);
-        if passed >= Self::SECOND {
-            self.last = if passed < 2 * Self::SECOND { self.present } else { 0 };
-            (self.start, self.present) = (now, 0);
-        }
-        self.present += 1;
-    }
-
-    fn per_second(&self, now: Instant) -> f64 {
-        let fresh = now.saturating_duration_since(self.start) < 2 * Self::SECOND;
-        if fresh { self.last.max(self.present) as f64 } else { 0.0 }
     }
 }
 
@@ -192,7 +143,7 @@ impl Pacer {
             pace: Pace::Unknown { per_second, doubled_at: now },
             hinted: None,
             epoch: Epoch::new(now),
-            recent: Recent { start: now, present: 0, last: 0 },
+            recent: Recent::new(now),
             unanswered_refusals: 0,
             good: START_PER_SECOND,
         }
@@ -237,12 +188,7 @@ impl Pacer {
         self.epoch.accepted += 1;
         self.recent.accepted(now);
         self.unanswered_refusals = 0;
-        if let Pace::Unknown { per_second, doubled_at } = &mut self.pace
-            && now.saturating_duration_since(*doubled_at) >= DOUBLING
-        {
-            *per_second = (*per_second * 2.0).min(MAX_PER_SECOND);
-            *doubled_at = now;
-        }
+        self.pace.accepted(now);
     }
 
     /// An attempt sent at `sent` was refused at `now`; the upstream asked to wait `asked`.
@@ -363,7 +309,7 @@ impl Pacer {
     }
 
     fn per_second(&self, now: Instant) -> f64 {
-        self.learned(now).min(self.told_per_second())
+        self.pace.per_second(now).min(self.told_per_second())
     }
 
     /// The lower of what was configured and what answer headers say.
@@ -372,22 +318,8 @@ impl Pacer {
         told.min(self.hinted.unwrap_or(f64::INFINITY))
     }
 
-    fn learned(&self, now: Instant) -> f64 {
-        match self.pace {
-            Pace::Unknown { per_second, .. } => per_second,
-            Pace::Found { per_second, at, trust } => {
-                let since = now.saturating_duration_since(at);
-                let (early, late) = (since.min(QUIET), since.saturating_sub(QUIET));
-                let growth = if trust == Trust::Guessed { GUESS_GROWTH } else { GROWTH };
-                per_second
-                    * (1.0 + growth).powf(early.as_secs_f64())
-                    * (1.0 + growth.max(QUIET_GROWTH)).powf(late.as_secs_f64())
-            }
-        }
-    }
-
     fn request_bound(&self, now: Instant) -> BoundBy {
-        if self.told_per_second() <= self.learned(now) {
+        if self.told_per_second() <= self.pace.per_second(now) {
             return BoundBy::Requests;
         }
         match self.pace {

@@ -2,7 +2,7 @@
 
 use crate::{Client, OauthSettings, Protocol, Settings, UpstreamSettings};
 use std::{collections::BTreeMap, fmt, sync::Arc};
-use tidegate_core::{Ledger, Price, Secret, Store, Tokens};
+use tidegate_core::{Ledger, Price, Secret, Store, Tokenizers, Tokens};
 use tidegate_engine::{
     Alerts, Earlier, Engine, Limiters, Mirror, Model, Parts, Records, Spending, Target, Upstream,
 };
@@ -174,9 +174,9 @@ impl Builder {
         let mut models = BTreeMap::new();
         for (name, model) in &self.settings.models {
             let path = format!("models.{name}");
-            let own = price(model.price, &path)?;
+            let own = price(model.price.as_ref(), &path)?;
             let targets = model.targets.iter().enumerate().map(|(index, target)| {
-                let own_there = price(target.price, &format!("{path}.targets.{index}"))?;
+                let own_there = price(target.price.as_ref(), &format!("{path}.targets.{index}"))?;
                 Ok(Target {
                     upstream: target.upstream.as_str().into(),
                     model: target.model.as_deref().unwrap_or(name).into(),
@@ -189,7 +189,7 @@ impl Builder {
                 Ok(Mirror {
                     upstream: mirror.upstream.as_str().into(),
                     model: mirror.model.as_deref().unwrap_or(name).into(),
-                    price: price(mirror.price, &format!("{path}.mirror"))?,
+                    price: price(mirror.price.as_ref(), &format!("{path}.mirror"))?,
                     options: canary::Mirror { share: mirror.share },
                 })
             });
@@ -219,6 +219,7 @@ impl Builder {
                 alerts: self.alerts,
             },
             prices: self.prices,
+            tokenizers: tokenizers(self.any_model.is_some()),
             limits: self.settings.limits.options().map_err(BuildError)?,
             max_in_flight: self.max_in_flight,
             retry: self.settings.retry,
@@ -285,13 +286,25 @@ impl Builder {
     }
 }
 
+/// The tokenizers that are compiled in; those of models that nobody configured are loaded now.
+#[cfg(feature = "tokens-exact")]
+fn tokenizers(any_model: bool) -> Option<Tokenizers> {
+    if any_model {
+        crate::tokenizer::load();
+    }
+    Some(crate::tokenizer::of)
+}
+
+/// No tokenizer is compiled in.
+#[cfg(not(feature = "tokens-exact"))]
+const fn tokenizers(_any_model: bool) -> Option<Tokenizers> {
+    None
+}
+
 /// What tokens cost, where `path` of the settings says.
-fn price(written: Option<price::Options>, path: &str) -> Result<Option<Price>, BuildError> {
-    let price = written.as_ref().map(price::Options::price).transpose();
-    price.map_err(|field| {
-        let why = "is no price: write US dollars per million tokens";
-        BuildError(format!("{path}.price.{field} {why}"))
-    })
+fn price(written: Option<&price::Options>, path: &str) -> Result<Option<Price>, BuildError> {
+    let price = written.map(price::Options::price).transpose();
+    price.map_err(|flaw| BuildError(format!("{path}.price.{flaw}")))
 }
 
 fn check_rates(name: &str, settings: &UpstreamSettings) -> Result<(), BuildError> {

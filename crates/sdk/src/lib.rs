@@ -18,6 +18,8 @@ pub mod blocking;
 mod builder;
 mod client;
 mod settings;
+#[cfg(feature = "tokens-exact")]
+mod tokenizer;
 
 pub use builder::{BuildError, Builder, Simulator};
 pub use client::Client;

@@ -1,8 +1,9 @@
 //! Who holds which key, for the hot path: one SHA-256, one lookup, no lock, no I/O.
 //!
-//! The whole map is swapped when a key is added or revoked, which is rare. A cache of verified
-//! keys would save the hash (under a microsecond) and would have to be bounded, expired and
-//! cleared on revocation: not worth it.
+//! The map is in [`SHARDS`] parts, and the part of a key that changed is swapped: copying all of
+//! 100,000 for each took longer than a revocation may. A cache of verified keys would save the hash
+//! (under a microsecond) and would have to be bounded, expired and cleared on revocation: not
+//! worth it.
 
 use crate::key;
 use arc_swap::ArcSwap;
@@ -13,19 +14,30 @@ use std::{
 };
 use tidegate_core::{Error, Former, KeyRecord, Kind, Origin, Result, Tenant};
 
-/// Most keys a store keeps, revoked ones included: about 50 MiB of directory.
+/// Most keys a store keeps, revoked ones included: about 50 MiB of directory, and 16 bytes for each
+/// model that a key names.
 pub const MAX_KEYS: usize = 100_000;
 
-#[derive(Default)]
-pub(crate) struct Directory {
-    entries: ArcSwap<HashMap<Arc<str>, Entry>>,
-}
+/// Some 400 keys in each at the most there are: microseconds to copy.
+const SHARDS: usize = 256;
 
+/// Changed by one at a time: whoever calls [`Directory::replace`] or [`Directory::take_over`] sees to it.
+pub(crate) struct Directory([ArcSwap<Entries>; SHARDS]);
+
+type Entries = HashMap<Arc<str>, Entry>;
+
+#[derive(Clone)]
 struct Entry {
     hash: [u8; 32],
     former: Option<Former>,
     tenant: Arc<Tenant>,
     expires_at: Option<u64>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| ArcSwap::default()))
+    }
 }
 
 impl Directory {
@@ -38,7 +50,7 @@ impl Directory {
         // The shape of a key is no secret: only what comes after this costs the same for all.
         let id = key::id_of(key)?;
         let hash = key::hash(key);
-        let entries = self.entries.load();
+        let entries = self.0[shard_of(id)].load();
         let entry = entries.get(id);
         let nothing = [0; 32];
         let current = key::same(&hash, entry.map_or(&nothing, |entry| &entry.hash));
@@ -52,16 +64,62 @@ impl Directory {
 
     /// The tenant of the key `id` now.
     pub(crate) fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
-        let entries = self.entries.load();
+        let entries = self.0[shard_of(id)].load();
         let entry = entries.get(id)?;
         let valid = entry.expires_at.is_none_or(|expires_at| unix_now() < expires_at);
         valid.then(|| entry.tenant.clone())
     }
 
-    /// Takes over `records` in one step; revoked ones are left out.
-    pub(crate) fn replace<'a>(&self, records: impl IntoIterator<Item = &'a KeyRecord>) {
-        let valid = records.into_iter().filter(|record| record.revoked_at.is_none());
-        self.entries.store(Arc::new(valid.map(entry).collect()));
+    /// The Unix second at which the key `id` ends; `None` for never, and for one that is not here.
+    pub(crate) fn expires_at(&self, id: &str) -> Option<u64> {
+        self.0[shard_of(id)].load().get(id)?.expires_at
+    }
+
+    /// Knows `records` and no others from now on, but for those of `kept`, which stay as they are.
+    pub(crate) fn replace(&self, records: &[KeyRecord], kept: &[Arc<str>]) {
+        let mut shards: Vec<Entries> = (0..SHARDS).map(|_| Entries::new()).collect();
+        for id in kept {
+            if let Some(entry) = self.0[shard_of(id)].load().get(id) {
+                shards[shard_of(id)].insert(id.clone(), entry.clone());
+            }
+        }
+        for record in records {
+            put(&mut shards[shard_of(&record.id)], record);
+        }
+        for (shard, entries) in self.0.iter().zip(shards) {
+            shard.store(Arc::new(entries));
+        }
+    }
+
+    /// Knows `records` as they are now; all others stay as they are.
+    pub(crate) fn take_over(&self, records: &[KeyRecord]) {
+        let mut by_shard: Vec<&KeyRecord> = records.iter().collect();
+        by_shard.sort_by_key(|record| shard_of(&record.id));
+        for group in by_shard.chunk_by(|one, next| shard_of(&one.id) == shard_of(&next.id)) {
+            let shard = &self.0[shard_of(&group[0].id)];
+            let mut entries = Entries::clone(&shard.load());
+            for record in group {
+                put(&mut entries, record);
+            }
+            shard.store(Arc::new(entries));
+        }
+    }
+}
+
+/// Ids are random, so any function of all of their characters spreads them.
+fn shard_of(id: &str) -> usize {
+    let mixed =
+        id.bytes().fold(0_u32, |mixed, byte| mixed.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    mixed as usize % SHARDS
+}
+
+/// What is revoked is not kept.
+fn put(entries: &mut Entries, record: &KeyRecord) {
+    if record.revoked_at.is_some() {
+        entries.remove(&record.id);
+    } else {
+        let (id, entry) = entry(record);
+        entries.insert(id, entry);
     }
 }
 
@@ -124,7 +182,7 @@ mod tests {
         let (key, mut record) = key::mint("a", 100).unwrap();
         record.expires_at = Some(200);
         let directory = Directory::default();
-        directory.replace([&record]);
+        directory.take_over(std::slice::from_ref(&record));
         let at = |now| directory.identify_at(key.expose(), now).is_some();
         assert_eq!([at(100), at(199), at(200), at(201)], [true, true, false, false]);
     }
@@ -135,13 +193,13 @@ mod tests {
         let new = key::rotate(&mut record, Duration::from_secs(60), 100).unwrap();
         assert_eq!(key::id_of(new.expose()), key::id_of(old.expose()), "one caller");
         let directory = Directory::default();
-        directory.replace([&record]);
+        directory.take_over(std::slice::from_ref(&record));
         let at = |key: &Secret<String>, now| directory.identify_at(key.expose(), now).is_some();
         assert_eq!([at(&old, 159), at(&old, 160)], [true, false]);
         assert_eq!([at(&new, 159), at(&new, 160)], [true, true]);
 
         let newest = key::rotate(&mut record, Duration::ZERO, 110).unwrap();
-        directory.replace([&record]);
+        directory.take_over(std::slice::from_ref(&record));
         let good = [&old, &new, &newest].map(|key| at(key, 120));
         assert_eq!(good, [false, false, true], "two secrets at most, and none without a grace");
     }
@@ -152,7 +210,7 @@ mod tests {
         let directory = Directory::default();
         let mut found = |change: fn(&mut KeyRecord)| {
             change(&mut record);
-            directory.replace([&record]);
+            directory.take_over(std::slice::from_ref(&record));
             directory.tenant(&record.id).is_some()
         };
         assert!(found(|_| ()));
@@ -167,7 +225,7 @@ mod tests {
         let (key, record) = key::mint("a", 0).unwrap();
         let (other, _) = key::mint("b", 0).unwrap();
         let directory = Directory::default();
-        directory.replace([&record]);
+        directory.take_over(std::slice::from_ref(&record));
         let forged = format!("tg-{}-{}", record.id, &other.expose()[16..]);
         assert!(key::id_of(&forged).is_some());
         assert_eq!(directory.identify_at(&forged, 0), None);

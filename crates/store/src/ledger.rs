@@ -146,7 +146,8 @@ impl Recorder {
                 break;
             }
         }
-        state.last.saturating_sub(self.shared.progress.borrow().stored)
+        let kept = state.last.saturating_sub(state.given_up);
+        kept.saturating_sub(self.shared.progress.borrow().stored)
     }
 
     /// Everything written so far is in the journal on return.

@@ -29,8 +29,8 @@ impl Memory {
         if records.iter().any(|other| other.id == record.id) {
             return Err(directory::id_taken(&record.id));
         }
+        self.directory.take_over(std::slice::from_ref(&record));
         records.push(record);
-        self.directory.replace(records.iter());
         Ok(())
     }
 
@@ -46,8 +46,8 @@ impl Memory {
         };
         let mut changed = record.clone();
         let done = change(&mut changed)?;
+        self.directory.take_over(std::slice::from_ref(&changed));
         *record = changed.clone();
-        self.directory.replace(records.iter());
         Ok(Some((done, changed)))
     }
 
@@ -71,6 +71,10 @@ impl Store for Memory {
 
     fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
         self.directory.tenant(id)
+    }
+
+    fn expires_at(&self, id: &str) -> Option<u64> {
+        self.directory.expires_at(id)
     }
 
     fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>>> {

@@ -1,9 +1,17 @@
-//! How to tell a database of ours from another program's, and which steps its tables have had.
+//! How a database of ours is opened, told from another program's, and brought up to date.
 //!
-//! `application_id` says that a file is ours and of which kind, `user_version` how many steps it
-//! has had.
+//! `application_id` says that a file is ours and of which kind, `user_version` how many steps its
+//! tables have had.
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long a statement waits for another process that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One kind of file.
 pub(crate) struct Schema {
@@ -43,6 +51,34 @@ impl From<rusqlite::Error> for Unusable {
 }
 
 impl Schema {
+    /// Opens a file that is there, if only as an empty one: write-ahead log, every commit flushed.
+    ///
+    /// Tries again while others are opening the same new file: SQLite answers "busy" at once,
+    /// whatever the timeout, where waiting could deadlock, and two connections that both switch to
+    /// the write-ahead log do.
+    pub(crate) fn open(&self, path: &Path) -> Result<Connection, Unusable> {
+        let give_up = Instant::now() + BUSY_TIMEOUT;
+        loop {
+            match self.connect(path) {
+                Err(cause) if cause.is_busy() && Instant::now() < give_up => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn connect(&self, path: &Path) -> Result<Connection, Unusable> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        self.recognise(&connection)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        self.migrate(&mut connection)?;
+        Ok(connection)
+    }
+
     /// Refuses what is not ours before anything is written to it.
     pub(crate) fn recognise(&self, connection: &Connection) -> Result<(), Unusable> {
         // One transaction: another process may be making the file at this moment.

@@ -5,7 +5,8 @@
 //! log with `synchronous=FULL` (`NORMAL` lost every acknowledged commit in a power-cut test).
 //!
 //! Statements run on the runtime's blocking threads, one at a time. After each change, ours or
-//! another process's, the in-memory directory is rebuilt from the file.
+//! another process's, the in-memory directory takes over the keys that changed: with 100,000 of
+//! them, reading all took seconds, and a revoked key was good for as long.
 
 mod file;
 mod rows;
@@ -18,22 +19,21 @@ use crate::{
 use file::unusable;
 pub(crate) use file::{Identity, make_private, still_there};
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use schema::{NEVER, SCHEMA};
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tidegate_core::{
     BoxFuture, Error, KeyChange, KeyRecord, Keys, Kind, Minted, Origin, Result, Store, Tenant,
 };
 
-/// How long a statement waits for another process that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// No version is this one.
-const NEVER: i64 = -1;
+/// Pages of the log that are there from the start; a change of a key takes five.
+const ROOM_PAGES: u64 = 16;
+const PAGE_BYTES: u64 = 4096;
 
 /// Keys in `state.sqlite`, at most [`crate::MAX_KEYS`].
 pub struct Sqlite(Arc<Shared>);
@@ -50,8 +50,7 @@ struct Writer {
     /// `PRAGMA data_version` when it was last looked at: it changes when, and only when, another
     /// connection commits.
     seen_commit: i64,
-    /// Version of the keys when the directory was last rebuilt. The file holds more than keys,
-    /// and rebuilding the directory of 100,000 for every row of something else would not do.
+    /// Version of the keys up to which the directory has them.
     seen_keys: i64,
 }
 
@@ -62,7 +61,8 @@ impl Sqlite {
     }
 
     /// Opens the state in `data_dir`, making directory (mode 0700) and file (mode 0600) if they
-    /// are not there, and bringing an older file up to date.
+    /// are not there, and bringing an older file up to date. A key whose row cannot be read opens
+    /// nothing, and the next [`Store::refresh`] names it.
     ///
     /// Does I/O on the calling thread: call it at start, not from a task.
     ///
@@ -73,12 +73,26 @@ impl Sqlite {
     pub fn open(data_dir: &Path) -> Result<Self> {
         let path = Self::path_in(data_dir);
         make_private(data_dir, &path)?;
-        let connection = connect_patiently(&path).map_err(|cause| unusable(&path, cause))?;
-        let opened = Identity::of(&path).ok().flatten();
+        let connection = SCHEMA.open(&path).map_err(|cause| unusable(&path, cause))?;
+        let room = keep_room(&connection, &path)
+            .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", 1));
+        room.map_err(|cause| unusable(&path, cause.into()))?;
         let writer = Mutex::new(Writer { connection, seen_commit: NEVER, seen_keys: NEVER });
-        let shared = Shared { path, opened, writer, directory: Directory::default() };
-        shared.load()?;
+        let mut shared = Shared { path, opened: None, writer, directory: Directory::default() };
+        shared.with(|writer| but_for_unreadable(shared.catch_up(writer)))?;
+        // Now that it was read, its write-ahead log is there too.
+        shared.opened = Identity::of(&shared.path).ok().flatten();
         Ok(Self(Arc::new(shared)))
+    }
+
+    /// Whether it holds no key, not even a revoked one: nobody ever used this state.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be read.
+    pub async fn is_empty(&self) -> Result<bool> {
+        let some = |writer: &mut Writer| Ok(rows::is_there_any(&writer.connection)?);
+        Ok(!self.blocking(move |shared| shared.with(some)).await?)
     }
 
     /// Runs `work` where it may block.
@@ -104,6 +118,10 @@ impl Store for Sqlite {
 
     fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
         self.0.directory.tenant(id)
+    }
+
+    fn expires_at(&self, id: &str) -> Option<u64> {
+        self.0.directory.expires_at(id)
     }
 
     fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>>> {
@@ -146,7 +164,7 @@ impl Keys for Sqlite {
         let id: Arc<str> = id.into();
         self.blocking(move |shared| {
             let now = directory::unix_now();
-            let changed = shared.change(&id, |record| key::update(record, change, now))?;
+            let changed = shared.change(&id, |record| key::update(record, change.clone(), now))?;
             Ok(changed.map(|((), record)| record))
         })
     }
@@ -165,10 +183,6 @@ impl Keys for Sqlite {
 }
 
 impl Shared {
-    fn load(&self) -> Result<()> {
-        self.with(|writer| self.rebuild(writer))
-    }
-
     fn refresh(&self) -> Result<()> {
         still_there(&self.path, self.opened)?;
         self.with(|writer| {
@@ -177,16 +191,17 @@ impl Shared {
             if commit == writer.seen_commit {
                 return Ok(());
             }
-            if schema::keys_version(&writer.connection)? != writer.seen_keys {
-                self.rebuild(writer)?;
-            }
+            self.catch_up(writer)?;
             writer.seen_commit = commit;
             Ok(())
         })
     }
 
     fn keys(&self) -> Result<Vec<KeyRecord>> {
-        self.with(|writer| Ok(rows::all(&writer.connection)?))
+        self.with(|writer| {
+            let read = rows::changed_since(&writer.connection, NEVER)?;
+            read.why.map_or(Ok(read.records), |why| Err(Trouble::Unreadable(why)))
+        })
     }
 
     fn add(&self, record: &KeyRecord) -> Result<()> {
@@ -204,7 +219,7 @@ impl Shared {
     fn change<T>(
         &self,
         id: &str,
-        change: impl FnOnce(&mut KeyRecord) -> Result<T>,
+        change: impl Fn(&mut KeyRecord) -> Result<T>,
     ) -> Result<Option<(T, KeyRecord)>> {
         self.write(|transaction| {
             let Some(mut record) = rows::one(transaction, id)? else { return Ok(None) };
@@ -223,44 +238,113 @@ impl Shared {
     }
 
     /// Does `work` in one transaction, then brings the directory to what the file says.
-    fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble>) -> Result<T> {
+    ///
+    /// On a full disk it is tried once more with the log emptied into the file: what takes a right
+    /// from a key fits into the room that is kept, and must not wait for a larger disk.
+    fn write<T>(&self, work: impl Fn(&Transaction<'_>) -> Result<T, Trouble>) -> Result<T> {
         still_there(&self.path, self.opened)?;
         self.with(|writer| {
-            let behavior = TransactionBehavior::Immediate;
-            let change = writer.connection.transaction_with_behavior(behavior)?;
-            let done = work(&change)?;
-            change.commit()?;
+            let mut done = writer.transact(&work);
+            if matches!(&done, Err(Trouble::Sqlite(cause)) if is_full(cause)) {
+                // When this fails, so does the second try, which says why.
+                let _ =
+                    writer.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+                done = writer.transact(&work);
+            }
+            let done = done?;
             // Our own commits move no `data_version`: should this fail, the next refresh mends it.
             writer.seen_commit = NEVER;
-            self.rebuild(writer)?;
+            but_for_unreadable(self.catch_up(writer))?;
             Ok(done)
         })
     }
 
     /// Brings the directory to what the file says.
-    fn rebuild(&self, writer: &mut Writer) -> Result<(), Trouble> {
+    fn catch_up(&self, writer: &mut Writer) -> Result<(), Trouble> {
         // The version and the keys as they were at one moment.
         let moment = writer.connection.unchecked_transaction()?;
-        let (version, keys) = (schema::keys_version(&moment)?, rows::all(&moment)?);
+        let found = schema::versions(&moment)?;
+        let seen = writer.seen_keys;
+        if found.version == seen {
+            return Ok(());
+        }
+        // What is no longer there cannot be read; nor can what changed in an older file that was
+        // put in place of this one.
+        let anew = seen == NEVER || found.gone > seen || found.version < seen;
+        let read = rows::changed_since(&moment, if anew { NEVER } else { seen })?;
         moment.finish()?;
-        self.directory.replace(&keys);
-        writer.seen_keys = version;
-        Ok(())
+        if anew {
+            self.directory.replace(&read.records, &read.unreadable);
+        } else {
+            self.directory.take_over(&read.records);
+        }
+        match read.why {
+            Some(why) => Err(Trouble::Unreadable(why)),
+            None => {
+                writer.seen_keys = found.version;
+                Ok(())
+            }
+        }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Writer) -> Result<T, Trouble>) -> Result<T> {
         work(&mut self.writer.lock()).map_err(|trouble| match trouble {
             Trouble::Ours(error) => error,
+            Trouble::Unreadable(why) => file::unreadable(&self.path, &why),
             Trouble::Sqlite(cause) => unusable(&self.path, cause.into()),
         })
     }
+}
+
+impl Writer {
+    fn transact<T>(
+        &mut self,
+        work: impl Fn(&Transaction<'_>) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let change = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = work(&change)?;
+        change.commit()?;
+        Ok(done)
+    }
+}
+
+/// Makes room in a new log for changes of a few keys. With a checkpoint after each change it is
+/// free again for the next: on a full disk neither log nor file can grow, and a key that leaked
+/// must be revoked.
+fn keep_room(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
+    let log = fs::metadata(path.with_extension("sqlite-wal"));
+    if log.is_ok_and(|log| log.len() > ROOM_PAGES * PAGE_BYTES) {
+        return Ok(());
+    }
+    // No key is changed, so nothing has to be flushed.
+    connection.pragma_update(None, "synchronous", "off")?;
+    // SQLite writes no page that stays as it was.
+    let sql = "UPDATE keys_version SET version = version + 1";
+    let touch = |_| connection.execute(sql, []).map(drop);
+    // Without a byte of room, or while another writes, it goes without.
+    let _ = (0..ROOM_PAGES).try_for_each(touch);
+    connection.pragma_update(None, "synchronous", "full")
+}
+
+fn is_full(cause: &rusqlite::Error) -> bool {
+    cause.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 /// Why a piece of work on the database failed.
 enum Trouble {
     /// Our own refusal, already in words.
     Ours(Error),
+    /// The row of a key is damaged; all others were read.
+    Unreadable(String),
     Sqlite(rusqlite::Error),
+}
+
+/// A damaged row of one key stands in nobody else's way.
+fn but_for_unreadable(done: Result<(), Trouble>) -> Result<(), Trouble> {
+    match done {
+        Err(Trouble::Unreadable(_)) => Ok(()),
+        done => done,
+    }
 }
 
 impl From<Error> for Trouble {
@@ -275,33 +359,39 @@ impl From<rusqlite::Error> for Trouble {
     }
 }
 
-/// Tries again while others are opening the same new file.
-///
-/// SQLite answers "busy" at once, whatever the timeout, where waiting could deadlock: two
-/// connections that both switch to the write-ahead log do.
-fn connect_patiently(path: &Path) -> Result<Connection, crate::schema::Unusable> {
-    let give_up = Instant::now() + BUSY_TIMEOUT;
-    loop {
-        match connect(path) {
-            Err(cause) if cause.is_busy() && Instant::now() < give_up => {
-                thread::sleep(Duration::from_millis(10));
-            }
-            done => return done,
-        }
-    }
-}
-
-fn connect(path: &Path) -> Result<Connection, crate::schema::Unusable> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    schema::SCHEMA.recognise(&connection)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
-    schema::SCHEMA.migrate(&mut connection)?;
-    Ok(connection)
-}
-
 fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "data_version", |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_full_disk_refused_a_revocation_that_had_room_in_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(dir.path()).unwrap();
+        let log = dir.path().join("state.sqlite-wal");
+        let length = || fs::metadata(&log).unwrap().len();
+        let (_, record) = key::mint("a", 0).unwrap();
+        store.0.add(&record).unwrap();
+        let (before, tries) = (length(), Cell::new(0));
+        let full = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(13), None);
+        let revoked = store.0.write(|change| {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 {
+                return Err(full().into());
+            }
+            let sql = "UPDATE keys SET revoked_at = 1";
+            Ok(change.execute(sql, [])?)
+        });
+        assert_eq!((revoked.unwrap(), tries.get()), (1, 2));
+        assert!(before > ROOM_PAGES * PAGE_BYTES, "there is room");
+        assert_eq!(length(), before, "and the log did not grow");
+        assert!(store.tenant(&record.id).is_none());
+
+        let refused = store.0.write(|_| Err::<(), _>(full().into())).unwrap_err();
+        assert!(refused.message().contains("the disk is full"), "{refused}");
+    }
 }

@@ -3,6 +3,12 @@
 //! There is no `tc netem` on the test machines, so delays, slow links, resets and partitions
 //! come from here. Bytes pass unread: it serves TLS and HTTP/2 as well.
 
+mod faults;
+mod pass;
+
+pub use faults::{Accept, Cut, End, Faults, Way};
+
+use pass::pass;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -10,74 +16,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, sleep_until},
 };
-
-/// What the proxy does to the connections; the default is nothing.
-///
-/// Delays and bandwidth apply to bytes read after the change, `accept` to connections opened
-/// after it, `cut` to every connection, counted from its first byte.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Faults {
-    /// What becomes of a new connection.
-    pub accept: Accept,
-    /// Added to every byte on its way to the upstream.
-    pub delay_up: Duration,
-    /// Added to every byte on its way back.
-    pub delay_down: Duration,
-    /// Bytes per second of each way of each connection; `None` is no limit.
-    pub bandwidth: Option<u32>,
-    /// Ends a connection within its bytes.
-    pub cut: Option<Cut>,
-}
-
-/// What becomes of a new connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Accept {
-    /// It is joined to one to the upstream.
-    #[default]
-    Forward,
-    /// It opens, and nothing ever comes of it.
-    BlackHole,
-    /// It is refused: nobody listens, and the port stays ours.
-    Refuse,
-}
-
-/// Ends a connection after so many bytes of one way, in the middle of whatever they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
-    /// The way whose bytes are counted.
-    pub way: Way,
-    /// Bytes that still pass; 0 cuts before the first.
-    pub after_bytes: u64,
-    /// How the caller sees it end.
-    pub end: End,
-}
-
-/// One direction of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// From the caller to the upstream.
-    Up,
-    /// From the upstream to the caller.
-    Down,
-}
-
-/// How a cut connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// RST: the caller's read fails.
-    Reset,
-    /// FIN: the caller reads a clean end.
-    Fin,
-}
 
 /// What went through so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -301,90 +246,6 @@ async fn join(caller: &mut TcpStream, shared: &Shared) -> Option<End> {
     ended
 }
 
-/// Moves the bytes of one way until their end, which it passes on.
-///
-/// # Errors
-///
-/// How both ways have to end: a fault said so, or a side was reset.
-async fn pass(
-    way: Way,
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    shared: &Shared,
-) -> Result<(), End> {
-    // Bytes on the wire: each chunk with the instant it arrives. Full means back-pressure.
-    let (wire, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(64);
-    let read = async move {
-        // The reader owns the sender: when it ends, the writer passes the end on.
-        loop {
-            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-            match from.read_buf(&mut chunk).await {
-                Ok(0) => break Ok(()),
-                Ok(_) => {}
-                Err(_) => break Err(End::Reset),
-            }
-            let faults = *shared.faults.borrow();
-            let delay = match way {
-                Way::Up => faults.delay_up,
-                Way::Down => faults.delay_down,
-            };
-            if wire.send((Instant::now() + delay, chunk)).await.is_err() {
-                break Ok(());
-            }
-        }
-    };
-    let write = async {
-        let mut passed = 0;
-        while let Some((due, chunk)) = arriving.recv().await {
-            sleep_until(due).await;
-            write_faulty(way, &chunk, &mut passed, &mut to, shared).await?;
-        }
-        // It fails when that side is gone already: the other way says how it went.
-        let _ = to.shutdown().await;
-        Ok(())
-    };
-    tokio::try_join!(read, write).map(|_| ())
-}
-
-/// Writes one chunk, as fast and as far as the faults of now let it.
-async fn write_faulty(
-    way: Way,
-    mut chunk: &[u8],
-    passed: &mut u64,
-    to: &mut (impl AsyncWrite + Unpin),
-    shared: &Shared,
-) -> Result<(), End> {
-    while !chunk.is_empty() {
-        let faults = *shared.faults.borrow();
-        // A tenth of a second's worth at a time, so that a slow link trickles.
-        let share = faults.bandwidth.map_or(chunk.len(), |rate| (rate as usize / 10).max(1));
-        let cut = faults.cut.filter(|cut| cut.way == way);
-        let left = cut.map_or(u64::MAX, |cut| cut.after_bytes.saturating_sub(*passed));
-        let size = chunk.len().min(share).min(usize::try_from(left).unwrap_or(usize::MAX));
-        if let (0, Some(cut)) = (size, cut) {
-            return Err(cut.end);
-        }
-        to.write_all(&chunk[..size]).await.map_err(|_| End::Reset)?;
-        *passed += size as u64;
-        let count = match way {
-            Way::Up => &shared.counts.up,
-            Way::Down => &shared.counts.down,
-        };
-        count.fetch_add(size as u64, Ordering::Relaxed);
-        if let Some(rate) = faults.bandwidth {
-            sleep(Duration::from_secs_f64(size as f64 / f64::from(rate.max(1)))).await;
-        }
-        chunk = &chunk[size..];
-    }
-    // The last byte that may pass has passed: the end comes now, not with the next chunk.
-    match shared.faults.borrow().cut {
-        Some(cut) if cut.way == way && *passed >= cut.after_bytes => Err(cut.end),
-        _ => Ok(()),
-    }
-}
-
-const CHUNK_BYTES: usize = 16 << 10;
-
 /// Counts what is open, also when its task is aborted.
 struct Counted<'a>(&'a AtomicUsize);
 
@@ -404,6 +265,8 @@ impl Drop for Counted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
+    use tokio::io::AsyncReadExt;
 
     /// A server that answers every connection's first byte with `size` bytes and closes.
     async fn server(size: usize) -> SocketAddr {

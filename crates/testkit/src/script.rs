@@ -270,7 +270,7 @@ fn unary(step: &Step, body: Bytes) -> Reply {
     }
 }
 
-const USAGE: Usage = Usage { input: 7, cached_input: 0, output: 3, reasoning: 0 };
+const USAGE: Usage = Usage { input: 7, cached_input: 0, cache_write: 0, output: 3, reasoning: 0 };
 
 fn answer(operation: Operation, model: &str) -> Bytes {
     let result = match operation {

@@ -211,7 +211,9 @@ fn prices(settings: &Settings, listed: &BTreeMap<Arc<str>, Price>) -> Prices {
     for (name, model) in &settings.models {
         let all: Option<Vec<Price>> =
             money::targets(name, model, listed).map(|target| target.price).collect();
-        let dearest = all.and_then(|all| all.into_iter().max_by_key(|p| (p.output, p.input)));
+        let dearest = all.and_then(|all| {
+            all.into_iter().max_by_key(|price| (price.base().output, price.base().input))
+        });
         match dearest {
             Some(price) => drop(known.insert(name.as_str().into(), price)),
             None => drop(known.remove(name.as_str())),

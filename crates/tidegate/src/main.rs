@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod money;
 mod output;
+mod panics;
 mod process_log;
 mod rotation;
 mod signals;
@@ -57,6 +58,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    panics::tell();
     let done = match Cli::parse().verb {
         Verb::Serve(args) => serve::run(args),
         Verb::Batch(args) => batch::run(*args),

@@ -55,7 +55,7 @@ pub(crate) fn shown(alert: &Alert) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_core::Money;
+    use tidegate_core::{Money, Rates};
     use tidegate_policy::budget::Crossed;
 
     #[test]
@@ -65,17 +65,17 @@ mod tests {
                         { upstream = 'b', model = 'x' }, { upstream = 'c' }]",
         )
         .unwrap();
-        let listed = Price { input: Money::from_pico(7), ..Price::default() };
+        let listed = Price::flat(Rates::new(Money::from_pico(7), Money::ZERO));
         let listed = BTreeMap::from([("x".into(), listed)]);
         let found = |model: &ModelSettings| -> Vec<_> {
             let all = targets("chat", model, &listed);
-            all.map(|t| (t.from, t.price.map(|price| price.input.pico()))).collect()
+            all.map(|t| (t.from, t.price.map(|price| price.base().input.pico()))).collect()
         };
         assert_eq!(
             found(&model),
             [("target", Some(1_000_000)), ("list", Some(7)), ("unknown", None)]
         );
-        let own = price::Options { input: 3.0, output: 3.0, cached_input: None };
+        let own = price::Options::flat(3.0, 3.0);
         let priced = ModelSettings { price: Some(own), ..model };
         assert_eq!(
             found(&priced),

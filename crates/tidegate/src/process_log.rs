@@ -7,9 +7,13 @@
 use crate::config::Level;
 use std::{
     io::{self, Write},
-    sync::mpsc::{self, SyncSender},
+    sync::{
+        OnceLock,
+        mpsc::{self, SyncSender},
+    },
     thread,
 };
+use tidegate_core::redact;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, registry};
 
@@ -17,6 +21,9 @@ use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, regist
 const QUEUE: usize = 256;
 /// What the targets of our own crates begin with.
 const OURS: &str = "tidegate";
+
+/// Where lines go, once the log has begun.
+static QUEUE_IN: OnceLock<SyncSender<Vec<u8>>> = OnceLock::new();
 
 /// Writes what this process says of itself, up to `level`, to standard error, from now on.
 ///
@@ -34,6 +41,8 @@ pub(crate) fn start(level: Level) -> io::Result<()> {
             drop(io::stderr().write_all(&line));
         }
     })?;
+    // Of two starts the first one stands, here and below.
+    let sender = QUEUE_IN.get_or_init(|| sender).clone();
     let own = match level {
         Level::Off => LevelFilter::OFF,
         Level::Error => LevelFilter::ERROR,
@@ -52,13 +61,21 @@ pub(crate) fn start(level: Level) -> io::Result<()> {
     Ok(())
 }
 
+/// Says `text` at whatever level, without waiting; `false` when the log has not begun or has no
+/// room.
+pub(crate) fn say(text: &str) -> bool {
+    QUEUE_IN.get().is_some_and(|queue| queue.try_send(text.as_bytes().to_vec()).is_ok())
+}
+
 /// Takes one line at a time, as `tracing_subscriber` writes them.
 struct Lines(SyncSender<Vec<u8>>);
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Whoever wrote it has seen to that already; one that was forgotten is caught here.
+        let cleaned = redact(&String::from_utf8_lossy(line)).into_owned();
         // Full: dropped rather than waited for.
-        drop(self.0.try_send(line.to_vec()));
+        drop(self.0.try_send(cleaned.into_bytes()));
         Ok(line.len())
     }
 

@@ -4,7 +4,6 @@ use crate::{
     dns::Dns,
     fault::{DialError, setting},
     options::Options,
-    stream::Stream,
     tls::Tls,
 };
 use http::{Uri, uri::Scheme};
@@ -16,6 +15,11 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+
+/// The byte stream below a connection: TCP, TLS over TCP, or a pipe inside the process.
+pub(crate) type Stream = Either<TcpStream, Either<Box<TlsStream<TcpStream>>, DuplexStream>>;
 
 /// Makes one end of a pipe whose other end is a server in this process.
 pub(crate) type LocalConnect = Arc<dyn Fn() -> DuplexStream + Send + Sync>;
@@ -94,12 +98,14 @@ impl Dialer {
     pub(crate) async fn dial(&self, within: Duration) -> Result<(Stream, Protocol), DialError> {
         let without_alpn = if self.http2 { Protocol::Http2 } else { Protocol::Http1 };
         match &self.connector {
-            Connector::Local(connect) => Ok((Stream::Local(connect()), without_alpn)),
+            Connector::Local(connect) => {
+                Ok((Either::Right(Either::Right(connect())), without_alpn))
+            }
             Connector::Tcp { dns, tls, keepalive } => tokio::time::timeout(within, async {
                 let tcp = self.dial_tcp(dns, keepalive.as_ref(), within).await?;
                 match tls {
                     Some(tls) => self.handshake(tls, tcp).await,
-                    None => Ok((Stream::Tcp(tcp), without_alpn)),
+                    None => Ok((Either::Left(tcp), without_alpn)),
                 }
             })
             .await
@@ -147,7 +153,7 @@ impl Dialer {
             }
             _ => Protocol::Http1,
         };
-        Ok((Stream::Tls(Box::new(stream)), protocol))
+        Ok((Either::Right(Either::Left(Box::new(stream))), protocol))
     }
 }
 

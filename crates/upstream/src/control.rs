@@ -88,29 +88,24 @@ impl Place {
         max_bytes: usize,
         patience: Duration,
     ) -> Result<Said> {
-        let exchange = self.send(method, headers, body, max_bytes, patience);
+        let exchange = async {
+            let dialer = Dialer::new(self.authority(), &self.url, &self.options, None)?;
+            let pool = Pool::new(dialer, &self.options);
+            let patience = Patience { connect: patience, deadline: Instant::now() + patience };
+            let make = |protocol| self.request(&method, &headers, &body, protocol);
+            let answer = pool.send(patience, make).await?;
+            let encoding = answer.headers.get(CONTENT_ENCODING);
+            let encoding = encoding.and_then(|value| value.to_str().ok());
+            let source = Source::new(answer.body, encoding)?;
+            Ok(Said { status: answer.status, body: self.whole(source, max_bytes).await? })
+        };
         timeout(patience, exchange).await.unwrap_or_else(|_| {
             let message = format!("{} did not answer within {patience:?}", self.authority());
             Err(Error::new(Kind::Unavailable, Origin::Upstream, message))
         })
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        headers: HeaderMap,
-        body: Bytes,
-        max_bytes: usize,
-        patience: Duration,
-    ) -> Result<Said> {
-        let dialer = Dialer::new(self.authority(), &self.url, &self.options, None)?;
-        let pool = Pool::new(dialer, &self.options);
-        let patience = Patience { connect: patience, deadline: Instant::now() + patience };
-        let make = |protocol| self.request(&method, &headers, &body, protocol);
-        let answer = pool.send(patience, make).await?;
-        let encoding = answer.headers.get(CONTENT_ENCODING);
-        let encoding = encoding.and_then(|value| value.to_str().ok());
-        let mut source = Source::new(answer.body, encoding)?;
+    async fn whole(&self, mut source: Source, max_bytes: usize) -> Result<Bytes> {
         let mut whole = BytesMut::new();
         while let Some(chunk) = source.chunk().await {
             whole.extend_from_slice(&chunk?);
@@ -119,7 +114,7 @@ impl Place {
                 return Err(fault::wrong(message).with_retry(Retry::Never));
             }
         }
-        Ok(Said { status: answer.status, body: whole.freeze() })
+        Ok(whole.freeze())
     }
 
     fn request(

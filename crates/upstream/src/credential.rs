@@ -101,11 +101,6 @@ impl Tokens {
             .send_modify(|round| *round = Round { ended: round.ended, ..Round::default() });
     }
 
-    /// The token in use, if there is one.
-    pub(crate) fn current(&self) -> Option<Arc<Token>> {
-        self.0.current.load_full()
-    }
-
     /// The token to send, waiting for one until `deadline` where there is none.
     ///
     /// # Errors

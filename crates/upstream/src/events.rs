@@ -6,10 +6,11 @@
 //! Many servers say 200 first and fail then, some after a first event that carries nothing: a
 //! role, a response created. As long as nothing has been passed on the attempt can still be made
 //! elsewhere, so the first event that carries output is waited for, and an error before it is the
-//! attempt's. Then every chunk goes on as it came, those held first; the events in them are only
-//! watched, for an error, for the usage and for the mark without which a stream was cut off.
-//! Where the usage was asked for by us and not by the caller, the event that only tells it is
-//! taken out.
+//! attempt's. Then every event goes on as it came, those held first; they are only watched, for an
+//! error, for the usage and for the mark without which a stream was cut off. Where the usage was
+//! asked for by us and not by the caller, the event that only tells it is taken out. Of an event
+//! in pieces nothing goes on before its end: an error could be one, and its words are not for the
+//! caller. (No client can do anything with half an event.)
 //!
 //! # Bounds
 //!
@@ -28,7 +29,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 use tidegate_core::{Body, Error, Meter, Operation, Result, Usage};
-use tidegate_wire::{classify, content, sieve::Sieve, sse::Scanner, usage};
+use tidegate_wire::{classify, content, sieve::Sieve, usage};
 
 /// Bytes held before the first content.
 const MAX_HELD_BYTES: usize = 64 * 1024;
@@ -123,21 +124,15 @@ impl Stream for Events {
 
 /// Finds the events in what passes.
 struct Watch {
-    passage: Passage,
+    /// Holds back what is unfinished: what it is, is known at its end only.
+    sieve: Sieve,
     seen: Seen,
-}
-
-/// How a stream passes.
-enum Passage {
-    /// Every chunk as it came.
-    Whole(Scanner),
-    /// Without the event that only tells its usage.
-    Sieved(Sieve),
 }
 
 /// What the events so far have said.
 struct Seen {
     operation: Operation,
+    asked: Asked,
     /// What no error may repeat.
     sent: Sent,
     meter: Arc<Meter>,
@@ -153,6 +148,7 @@ impl Watch {
     fn new(operation: Operation, asked: Asked, sent: Sent) -> Self {
         let seen = Seen {
             operation,
+            asked,
             sent,
             meter: Arc::default(),
             events: 0,
@@ -160,25 +156,17 @@ impl Watch {
             is_complete: false,
             error: None,
         };
-        let passage = match asked {
-            Asked::AsSent => Passage::Whole(Scanner::default()),
-            Asked::ByUs => Passage::Sieved(Sieve::default()),
-        };
-        Self { passage, seen }
+        Self { sieve: Sieve::default(), seen }
     }
 
     /// Whether the stream is held back further, with so many bytes held.
     fn holds(&self, held_bytes: usize) -> Result<bool> {
-        let Self { passage, seen } = self;
-        let is_inside_event = || match passage {
-            Passage::Whole(scanner) => scanner.is_inside_event(),
-            Passage::Sieved(sieve) => sieve.is_inside_event(),
-        };
+        let Self { sieve, seen } = self;
         if !seen.is_held || seen.events >= MAX_HELD_EVENTS {
             return Ok(false);
         }
         // A first event may be long: a response created repeats its instructions.
-        if held_bytes <= MAX_HELD_BYTES || (seen.events == 0 && is_inside_event()) {
+        if held_bytes <= MAX_HELD_BYTES || (seen.events == 0 && sieve.is_inside_event()) {
             return Ok(true);
         }
         if seen.events == 0 {
@@ -191,26 +179,14 @@ impl Watch {
 
     /// Looks at a chunk and gives back what passes on, perhaps nothing.
     fn see(&mut self, chunk: Bytes) -> Result<Bytes> {
-        let Self { passage, seen } = self;
-        match passage {
-            Passage::Whole(scanner) => {
-                scanner.push(&chunk, |data| _ = seen.look(data))?;
-                Ok(chunk)
-            }
-            Passage::Sieved(sieve) => sieve.push(chunk, |data| seen.lets_pass(data)),
-        }
+        let Self { sieve, seen } = self;
+        sieve.push(chunk, |data| seen.lets_pass(data))
     }
 
     /// The stream has ended: what is left of it, or an error unless it was complete.
     fn finish(&mut self) -> Result<Bytes> {
-        let Self { passage, seen } = self;
-        let rest = match passage {
-            Passage::Whole(scanner) => {
-                scanner.finish(|data| _ = seen.look(data));
-                Bytes::new()
-            }
-            Passage::Sieved(sieve) => sieve.finish(|data| seen.lets_pass(data)),
-        };
+        let Self { sieve, seen } = self;
+        let rest = sieve.finish(|data| seen.lets_pass(data));
         match seen.error.take() {
             Some(error) => Err(error),
             None if seen.is_complete => Ok(rest),
@@ -220,10 +196,11 @@ impl Watch {
 }
 
 impl Seen {
-    /// Takes note of an event, and says whether it is any of the caller's, who did not ask for
-    /// the usage.
+    /// Takes note of an event, and says whether it is any of the caller's: where the caller did not
+    /// ask for the usage, the event that only tells it is not.
     fn lets_pass(&mut self, data: &[u8]) -> bool {
-        self.look(data).is_none() || !content::is_usage_alone(data)
+        let usage = self.look(data);
+        self.asked == Asked::AsSent || usage.is_none() || !content::is_usage_alone(data)
     }
 
     /// Takes note of an event, and gives back the usage it tells.
@@ -238,6 +215,9 @@ impl Seen {
         if self.is_held && self.error.is_none() {
             self.error = self.sent.error(data, classify::failed_response);
             self.is_held = !content::is_content(data);
+        }
+        if self.error.is_none() {
+            self.error = self.sent.event(data);
         }
         if content::is_output(data) {
             self.meter.add_chunks(1);

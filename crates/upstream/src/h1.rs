@@ -8,7 +8,7 @@
 //! holds the server back by itself. An unused connection is polled by nobody; it is looked at
 //! when it is taken out again.
 
-use crate::{request::RequestBody, stream::Stream};
+use crate::{connect::Stream, request::RequestBody};
 use http::{Request, Response};
 use hyper::{
     body::Incoming,

@@ -7,7 +7,10 @@
 //! connection is opened as soon as the calls waiting exceed what the dials under way will carry.
 
 use crate::{
-    connect::Protocol, fault::DialError, pool::Shared, request::RequestBody, stream::Stream,
+    connect::{Protocol, Stream},
+    fault::DialError,
+    pool::Shared,
+    request::RequestBody,
 };
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};

@@ -35,7 +35,6 @@ mod pool;
 mod reply;
 mod request;
 mod sent;
-mod stream;
 mod stream_usage;
 mod tls;
 mod unary;

@@ -155,14 +155,15 @@ impl Upstream {
 
     /// Sends it, asking for its stream's usage or not, and reads the answer.
     async fn ask(&self, attempt: &Attempt<'_>, ask: Option<Ask>) -> Result<Reply> {
-        let headers = self.template.headers();
+        let mut sent = Sent { headers: self.template.headers(), token: None };
         let answer = match self.compression.pack(attempt, ask).await {
-            None => self.exchange(attempt, Form::Plain(ask)).await?,
+            None => self.exchange(attempt, Form::Plain(ask), &mut sent).await?,
             // Boxed, so that the calls that are not compressed do not carry its state.
-            Some(packed) => Box::pin(self.exchange_packed(attempt, &packed, ask)).await?,
+            Some(packed) => {
+                Box::pin(self.exchange_packed(attempt, &packed, ask, &mut sent)).await?
+            }
         };
         self.compression.learn(&answer.headers);
-        let sent = Sent { headers, token: self.tokens.as_ref().and_then(Tokens::current) };
         let asked = if ask.is_some() { Asked::ByUs } else { Asked::AsSent };
         reply::read(answer, attempt.call, asked, self.max_answer_bytes, &sent).await
     }
@@ -173,31 +174,39 @@ impl Upstream {
         attempt: &Attempt<'_>,
         packed: &Packed,
         ask: Option<Ask>,
+        sent: &mut Sent,
     ) -> Result<Answer> {
-        let answer = self.exchange(attempt, Form::Packed(packed)).await?;
+        let answer = self.exchange(attempt, Form::Packed(packed), sent).await?;
         if answer.status != StatusCode::UNSUPPORTED_MEDIA_TYPE {
             return Ok(answer);
         }
         self.compression.learn(&answer.headers);
         drop(answer);
-        let answer = self.exchange(attempt, Form::Plain(ask)).await?;
+        let answer = self.exchange(attempt, Form::Plain(ask), sent).await?;
         if answer.status != StatusCode::UNSUPPORTED_MEDIA_TYPE {
             self.compression.refuse(packed.coding);
         }
         Ok(answer)
     }
 
-    async fn exchange(&self, attempt: &Attempt<'_>, form: Form<'_>) -> Result<Answer> {
+    /// Sends it with the headers of `sent`, and notes there which token went with them: while it is
+    /// under way both may be replaced.
+    async fn exchange(
+        &self,
+        attempt: &Attempt<'_>,
+        form: Form<'_>,
+        sent: &mut Sent,
+    ) -> Result<Answer> {
         let patience = Patience {
             connect: attempt.connect_timeout,
             deadline: Instant::from_std(attempt.deadline),
         };
         let Some(tokens) = &self.tokens else {
-            let make = |protocol| self.template.request(attempt, form, None, protocol);
+            let make = |protocol| self.template.request(attempt, form, sent, protocol);
             return self.pool.send(patience, make).await;
         };
         // Boxed, so that the calls that need no token do not carry its state.
-        Box::pin(self.exchange_with(tokens, attempt, form, patience)).await
+        Box::pin(self.exchange_with(tokens, attempt, form, patience, sent)).await
     }
 
     /// Sends it with a token, and with another when the first is refused: nothing was done then.
@@ -207,10 +216,11 @@ impl Upstream {
         attempt: &Attempt<'_>,
         form: Form<'_>,
         patience: Patience,
+        sent: &mut Sent,
     ) -> Result<Answer> {
-        let send = async |token: &Token| {
-            let header = Some(&token.header);
-            let make = |protocol| self.template.request(attempt, form, header, protocol);
+        let mut send = async |token: &Arc<Token>| {
+            sent.token = Some(Arc::clone(token));
+            let make = |protocol| self.template.request(attempt, form, sent, protocol);
             self.pool.send(patience, make).await
         };
         let token = tokens.token(patience.deadline).await?;

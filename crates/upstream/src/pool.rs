@@ -13,13 +13,12 @@
 
 use crate::{
     body::{Answer, Held},
-    connect::{Dialer, Protocol},
+    connect::{Dialer, Protocol, Stream},
     fault::{self, DialError},
     h1::{Failure, H1, Idle},
     h2,
     options::Options,
     request::RequestBody,
-    stream::Stream,
 };
 use http::Request;
 use parking_lot::Mutex;

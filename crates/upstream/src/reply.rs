@@ -18,7 +18,8 @@ use tidegate_wire::{classify, rate_limits};
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// Reads `answer` as far as a provider must: a refusal and a unary answer whole, a stream to its
-/// first content. What an upstream says of its error is cleaned of what we `sent`. A stream whose usage we `asked` for passes without the event that tells it.
+/// first content. What an upstream says of its error is cleaned of what we `sent`. A stream whose
+/// usage we `asked` for passes without the event that tells it.
 ///
 /// # Errors
 ///
@@ -37,7 +38,7 @@ pub(crate) async fn read(
         return Err(refusal(status.as_u16(), &headers, &mut source, sent).await);
     }
 
-    let head = Head { status: status.as_u16(), headers: &headers };
+    let head = Head { status: status.as_u16(), headers: &headers, sent };
     match (call.stream, is_event_stream(&headers)) {
         (true, true) => {
             let (body, meter) = events::read(source, call.operation, asked, sent).await?;
@@ -58,6 +59,7 @@ pub(crate) async fn read(
 struct Head<'a> {
     status: u16,
     headers: &'a HeaderMap,
+    sent: &'a Sent,
 }
 
 impl Head<'_> {
@@ -69,9 +71,14 @@ impl Head<'_> {
             usage: None,
             meter: None,
             limits: limits(self.headers),
-            upstream_request_id: text(self.headers, "x-request-id").map(Arc::from),
+            upstream_request_id: self.request_id().map(Arc::from),
             served: Served::default(),
         }
+    }
+
+    /// The one thing an upstream's headers say that is told as it was said: in the rows of a batch.
+    fn request_id(&self) -> Option<&str> {
+        self.sent.word(text(self.headers, "x-request-id")?)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Writes requests: one template per upstream, a few headers per attempt, the caller's bytes.
 
 use crate::{
-    compress::Packed, connect::Protocol, fault::setting, options::Options, stream_usage::Ask,
+    compress::Packed, connect::Protocol, fault::setting, options::Options, sent::Sent,
+    stream_usage::Ask,
 };
 use arc_swap::ArcSwap;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -123,17 +124,17 @@ impl Template {
         Ok(())
     }
 
-    /// The request of `attempt`, its body in `form`, as `protocol` writes it, with `authorization`
-    /// in place of the key where there is one.
+    /// The request of `attempt`, its body in `form`, as `protocol` writes it, with the headers of
+    /// `sent`, and its token in place of the key where there is one.
     pub(crate) fn request(
         &self,
         attempt: &Attempt<'_>,
         form: Form<'_>,
-        authorization: Option<&HeaderValue>,
+        sent: &Sent,
         protocol: Protocol,
     ) -> Request<RequestBody> {
         let call = attempt.call;
-        let mut headers = HeaderMap::clone(&self.headers.load());
+        let mut headers = HeaderMap::clone(&sent.headers);
         let body = match form {
             Form::Packed(packed) => {
                 headers.insert(CONTENT_ENCODING, packed.coding.header());
@@ -141,8 +142,8 @@ impl Template {
             }
             Form::Plain(ask) => RequestBody::plain(attempt, ask),
         };
-        if let Some(authorization) = authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
+        if let Some(token) = &sent.token {
+            headers.insert(AUTHORIZATION, token.header.clone());
         }
         let mut request = Request::new(body);
         let operation = position(call.operation);

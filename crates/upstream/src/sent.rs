@@ -2,17 +2,30 @@
 //!
 //! *Why:* servers repeat keys in errors ("Incorrect API key provided: …"), proxies and debugging
 //! servers whole requests, and the words of a 400 or 404 are for the caller. So whatever an error
-//! says is cleaned before it is read. Answers are not: what a model says is the caller's.
+//! says is cleaned before it is read, and none of the upstream's headers is passed on as it came.
+//! Answers are not cleaned: they are the caller's byte for byte, and an upstream that is given a
+//! key is trusted not to answer with it.
+//!
+//! *In which forms:* as it is; as JSON, URLs or both escape it; in base64, whatever stands before
+//! it; the password of HTTP Basic alone. A secret that what was said breaks off in the middle of
+//! is one too.
+
+mod written;
 
 use crate::{credential::Token, fault};
-use http::HeaderMap;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use memchr::memmem;
 use std::{borrow::Cow, sync::Arc};
 use tidegate_core::Error;
 
-/// Shorter values are no secrets but words: a team's name, the `EMPTY` that servers without keys
-/// are given.
-const SHORTEST: usize = 8;
+/// Shorter values are no secrets: whoever asks can try them all.
+const SHORTEST: usize = 4;
+/// Shorter ones could be part of words, and are words of their own: a team's name.
+const SHORTEST_WITHIN: usize = 8;
+/// Shorter ones have too little of their own in base64.
+const SHORTEST_IN_BASE64: usize = 11;
 const INSTEAD: &[u8] = b"[redacted]";
 
 /// The headers of a request that hold secrets. Costs two counters to make.
@@ -39,51 +52,194 @@ impl Sent {
     /// What an upstream `said`, without our secrets.
     pub(crate) fn clean<'s>(&self, said: &'s [u8]) -> Cow<'s, [u8]> {
         let mut cleaned = Cow::Borrowed(said);
-        let token = self.token.as_ref().map(|token| &token.header);
-        let all = self.headers.values().filter(|value| value.is_sensitive()).chain(token);
-        for value in all {
-            let value = value.as_bytes();
-            let secret = value.strip_prefix(b"Bearer ").unwrap_or(value);
-            if secret.len() >= SHORTEST && memmem::find(&cleaned, secret).is_some() {
-                cleaned = Cow::Owned(without(&cleaned, secret));
+        let sensitive = self.headers.iter().filter(|(_, value)| value.is_sensitive());
+        let token = self.token.as_ref().map(|token| (&header::AUTHORIZATION, &token.header));
+        for (name, value) in sensitive.chain(token) {
+            for secret in secrets(name, value) {
+                hide(&mut cleaned, &secret);
             }
         }
         cleaned
     }
+
+    /// An answer that says in an object of its own how it failed (a response of status `failed`),
+    /// without our secrets. Any other is as it was: one search.
+    pub(crate) fn answer(&self, whole: Bytes) -> Bytes {
+        if !says_error(&whole) {
+            return whole;
+        }
+        match self.clean(&whole) {
+            Cow::Borrowed(_) => whole,
+            Cow::Owned(cleaned) => cleaned.into(),
+        }
+    }
+
+    /// The error of an event that is an answer like that, or no JSON, when a secret of ours is in
+    /// it: an event is passed on whole or not at all.
+    pub(crate) fn event(&self, data: &[u8]) -> Option<Error> {
+        let is_json = matches!(data.trim_ascii_start().first(), None | Some(b'{' | b'['));
+        let may_hold = says_error(data) || !is_json;
+        let holds_secret = may_hold && matches!(self.clean(data), Cow::Owned(_));
+        holds_secret.then(|| fault::wrong("the upstream answered with an error"))
+    }
+
+    /// A word an upstream `said`, unless it holds a secret of ours.
+    pub(crate) fn word<'s>(&self, said: &'s str) -> Option<&'s str> {
+        matches!(self.clean(said.as_bytes()), Cow::Borrowed(_)).then_some(said)
+    }
 }
 
-fn without(said: &[u8], secret: &[u8]) -> Vec<u8> {
-    let (mut cleaned, mut from) = (Vec::with_capacity(said.len()), 0);
-    for at in memmem::find_iter(said, secret) {
-        cleaned.extend_from_slice(&said[from..at]);
-        cleaned.extend_from_slice(INSTEAD);
-        from = at + secret.len();
+/// Whether a JSON object has an object as its `error`. In a string of a model's the quotes would be
+/// escaped.
+fn says_error(json: &[u8]) -> bool {
+    memmem::find_iter(json, b"\"error\"").any(|at| {
+        let behind = json[at + b"\"error\"".len()..].trim_ascii_start();
+        behind.strip_prefix(b":").is_some_and(|value| value.trim_ascii_start().starts_with(b"{"))
+    })
+}
+
+/// What of a header is secret: all of it, but of an authorization what follows the scheme, and of
+/// HTTP Basic the password alone too.
+fn secrets<'v>(name: &HeaderName, value: &'v HeaderValue) -> Vec<Cow<'v, [u8]>> {
+    let value = value.as_bytes();
+    if !matches!(*name, header::AUTHORIZATION | header::PROXY_AUTHORIZATION) {
+        return vec![value.into()];
     }
-    cleaned.extend_from_slice(&said[from..]);
-    cleaned
+    let Some(space) = memchr::memchr(b' ', value) else { return vec![value.into()] };
+    let (scheme, rest) = (&value[..space], value[space..].trim_ascii());
+    let mut secrets = vec![Cow::Borrowed(rest)];
+    if scheme.eq_ignore_ascii_case(b"basic")
+        && let Ok(pair) = STANDARD.decode(rest)
+        && let Some(colon) = memchr::memchr(b':', &pair)
+    {
+        secrets.push(pair[colon + 1..].to_vec().into());
+    }
+    secrets
+}
+
+fn hide(text: &mut Cow<'_, [u8]>, secret: &[u8]) {
+    if secret.len() < SHORTEST {
+        return;
+    }
+    let mut found = written::plain(text, secret);
+    if secret.len() < SHORTEST_WITHIN {
+        found.retain(|place| {
+            let is_word = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+            let before = place.start.checked_sub(1).and_then(|at| text.get(at));
+            !is_word(before) && !is_word(text.get(place.end))
+        });
+    }
+    replace(text, &found);
+    if secret.len() >= SHORTEST_IN_BASE64 {
+        let found = written::in_base64(text, secret);
+        replace(text, &found);
+    }
+}
+
+/// Replaces the places `found`, which are in order and apart.
+fn replace(text: &mut Cow<'_, [u8]>, found: &[std::ops::Range<usize>]) {
+    if found.is_empty() {
+        return;
+    }
+    let (mut cleaned, mut from) = (Vec::with_capacity(text.len()), 0);
+    for place in found {
+        cleaned.extend_from_slice(&text[from..place.start]);
+        cleaned.extend_from_slice(INSTEAD);
+        from = place.end;
+    }
+    cleaned.extend_from_slice(&text[from..]);
+    *text = Cow::Owned(cleaned);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+
+    fn sent(headers: &[(&'static str, &str, bool)]) -> Sent {
+        let mut map = HeaderMap::new();
+        for (name, value, is_sensitive) in headers {
+            let mut value = HeaderValue::from_str(value).unwrap();
+            value.set_sensitive(*is_sensitive);
+            map.insert(*name, value);
+        }
+        Sent { headers: Arc::new(map), token: None }
+    }
+
+    #[track_caller]
+    fn check(sent: &Sent, said: &str, cleaned: &str) {
+        assert_eq!(String::from_utf8_lossy(&sent.clean(said.as_bytes())), cleaned);
+    }
 
     #[test]
     fn secrets_are_taken_out_and_words_left() {
-        let mut headers = HeaderMap::new();
-        for (name, value, sensitive) in [
+        let sent = sent(&[
             ("authorization", "Bearer sk-secret", true),
             ("x-team", "search", true),
+            ("x-tier", "3", true),
             ("accept", "application/json", false),
+        ]);
+        check(
+            &sent,
+            "sk-secret: no such key (Bearer sk-secret) of research, application/json, tier 3",
+            "[redacted]: no such key (Bearer [redacted]) of research, application/json, tier 3",
+        );
+        check(&sent, "team \"search\" unknown", "team \"[redacted]\" unknown");
+        let said = b"sk-secre, of searches";
+        assert!(matches!(sent.clean(said), Cow::Borrowed(_)));
+        assert_eq!((sent.word("req-1"), sent.word("req-sk-secret")), (Some("req-1"), None));
+    }
+
+    #[test]
+    fn escapes_did_hide_a_secret() {
+        let sent = sent(&[("authorization", "Bearer a/b+c<d\"e\\f=", true)]);
+        for said in [
+            r#"a/b+c<d"e\f="#,
+            r#"a\/b+c\u003cd\"e\\f\u003d"#,
+            r#"a\/b\u002Bc\u003Cd\"e\\f="#,
+            r#"\u0061/b+c<d\\\"e\\\\f="#,
+            "a%2Fb%2bc%3Cd%22e%5Cf%3D",
+            "a/b&#43;c&lt;d&quot;e\\f&#x3D;",
         ] {
-            let mut value = HeaderValue::from_static(value);
-            value.set_sensitive(sensitive);
-            headers.insert(name, value);
+            check(&sent, &format!("x {said} y"), "x [redacted] y");
         }
-        let sent = Sent { headers: Arc::new(headers), token: None };
-        let said = b"sk-secret: no such key (sk-secret) of search, application/json";
-        let cleaned = "[redacted]: no such key ([redacted]) of search, application/json";
-        assert_eq!(&*sent.clean(said), cleaned.as_bytes());
-        assert!(matches!(sent.clean(b"sk-secre"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn what_breaks_off_in_a_secret_is_one() {
+        let sent = sent(&[("authorization", "Bearer sk-secret", true)]);
+        check(&sent, "your key sk-s", "your key [redacted]");
+        check(&sent, "your key sk-", "your key sk-");
+        check(&sent, "sk-secret sk-secre", "[redacted] [redacted]");
+        check(&sent, "", "");
+    }
+
+    #[test]
+    fn a_failed_answer_is_cleaned_and_a_models_words_are_not() {
+        let sent = sent(&[("authorization", "Bearer sk-secret", true)]);
+        let answer = |text: &'static str| sent.answer(Bytes::from_static(text.as_bytes()));
+        let failed = r#"{"object":"response","error": {"message":"sk-secret"}}"#;
+        assert_eq!(answer(failed), r#"{"object":"response","error": {"message":"[redacted]"}}"#);
+        assert!(sent.event(failed.as_bytes()).is_some());
+        for words in [
+            r#"{"output":"sk-secret","error":null}"#,
+            r#"{"output":"say \"error\": {sk-secret"}"#,
+            r#"{"output":[],"error":{"code":"server_error"}}"#,
+        ] {
+            assert_eq!(answer(words), words);
+            assert!(sent.event(words.as_bytes()).is_none());
+        }
+    }
+
+    #[test]
+    fn base64_and_basic_did_hide_a_secret() {
+        let bearer = sent(&[("authorization", "Bearer sk-0123456789", true)]);
+        let basic = sent(&[("authorization", "Basic dXM6cGFzcy93b3Jk", true)]);
+        for before in ["", "u", "us", "us:"] {
+            let pair = STANDARD.encode(format!("{before}sk-0123456789"));
+            check(&bearer, &format!("got Basic {pair}, sorry"), "got Basic [redacted], sorry");
+        }
+        for said in ["Basic dXM6cGFzcy93b3Jk", "Basic pass/word", "Basic pass\\/word"] {
+            check(&basic, said, "Basic [redacted]");
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::{fault::setting, options::Options};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, pem, pem::PemObject},
 };
 use std::sync::{Arc, OnceLock};
 use tidegate_core::Result;
@@ -51,8 +51,13 @@ fn roots(upstream: &str, options: &Options) -> Result<Arc<RootCertStore>> {
     };
     let mut roots = RootCertStore::clone(&system_roots());
     let before = roots.len();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))? {
-        let certificate = certificate.map_err(|error| unreadable(&error))?;
+    // The PEM reader's own words quote the line at fault; somebody may have named a key's file.
+    let no_pem = |error: pem::Error| match error {
+        pem::Error::Io(error) => unreadable(&error),
+        _ => unreadable(&"it is not valid PEM"),
+    };
+    for certificate in CertificateDer::pem_file_iter(file).map_err(no_pem)? {
+        let certificate = certificate.map_err(no_pem)?;
         roots.add(certificate).map_err(|error| unreadable(&error))?;
     }
     if roots.len() == before {

@@ -32,7 +32,8 @@ pub(crate) async fn read(mut source: Source, max_bytes: usize, sent: &Sent) -> R
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(chunk) = source.chunk().await {
-        let chunk = chunk?;
+        // It was made before it was sent.
+        let chunk = chunk.map_err(Error::after_the_answer)?;
         // One chunk is the rule: it is passed on as it came.
         if first.is_empty() && all.is_empty() {
             first = chunk;
@@ -45,7 +46,7 @@ pub(crate) async fn read(mut source: Source, max_bytes: usize, sent: &Sent) -> R
         }
         let len = first.len() + all.len();
         if len > max_bytes {
-            return Err(too_long(max_bytes));
+            return Err(too_long(max_bytes).after_the_answer());
         }
         if len > WHOLE_BYTES {
             let start = if first.is_empty() { all.freeze() } else { first };
@@ -60,6 +61,7 @@ pub(crate) async fn read(mut source: Source, max_bytes: usize, sent: &Sent) -> R
         return Err(error);
     }
     let usage = usage::read(&whole);
+    let whole = sent.answer(whole);
     Ok(Unary { body: Body::whole(whole), usage, meter: None })
 }
 
@@ -85,7 +87,8 @@ fn not_json(body: &[u8]) -> Error {
     } else if body.is_empty() {
         "the upstream's answer is empty"
     } else {
-        "the upstream's answer is not one whole JSON value"
+        let message = "the upstream's answer is not one whole JSON value";
+        return fault::wrong(message).after_the_answer();
     };
     fault::wrong(message)
 }

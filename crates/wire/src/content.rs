@@ -12,11 +12,10 @@
 //! Where a stream is cut before its usage was told, what passed of it is counted: by the events
 //! that carried a piece of the answer, which is a token's text in most servers.
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
-use std::fmt;
+mod filled;
+
+use filled::{Delta, Filled};
+use serde::{Deserialize, de::IgnoredAny};
 
 /// Whether an event (its data) carries a piece of an answer, or its end.
 ///
@@ -153,111 +152,6 @@ impl Choice {
     /// A message beside a finish reason repeats what was said.
     const fn is_output(&self) -> bool {
         self.delta.0 || self.text.0 || (self.message.0 && !self.finish_reason.0)
-    }
-}
-
-/// Whether there is anything in a value: not for null, false, and strings, lists and objects with
-/// nothing in them.
-#[derive(Clone, Copy, Default)]
-struct Filled(bool);
-
-/// The same for a chat message or a piece of one, whose role and name say nothing.
-#[derive(Clone, Copy, Default)]
-struct Delta(bool);
-
-impl<'de> Deserialize<'de> for Filled {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Look { skip: &[] }).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Delta {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Look { skip: &["role", "name"] }).map(Self)
-    }
-}
-
-struct Look {
-    /// Keys of the outermost object that do not count.
-    skip: &'static [&'static str],
-}
-
-impl<'de> Visitor<'de> for Look {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<bool, E> {
-        Ok(false)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<bool, E> {
-        Ok(value)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
-        Ok(true)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
-        Ok(true)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
-        Ok(true)
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<bool, E> {
-        Ok(!text.is_empty())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
-        let mut any = false;
-        while let Some(Filled(filled)) = list.next_element()? {
-            any |= filled;
-        }
-        Ok(any)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<bool, A::Error> {
-        let mut any = false;
-        while let Some(Key(counts)) = object.next_key_seed(KeyOf { skip: self.skip })? {
-            if counts {
-                any |= object.next_value::<Filled>()?.0;
-            } else {
-                object.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(any)
-    }
-}
-
-/// Whether the value behind a key counts.
-struct Key(bool);
-
-struct KeyOf {
-    skip: &'static [&'static str],
-}
-
-impl<'de> serde::de::DeserializeSeed<'de> for KeyOf {
-    type Value = Key;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Key, D::Error> {
-        from.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeyOf {
-    type Value = Key;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-        Ok(Key(!self.skip.contains(&key)))
     }
 }
 

@@ -1,20 +1,33 @@
 //! LiteLLM's price file, `model_prices_and_context_window.json`: what models cost, by the
 //! providers' own names of them.
 //!
-//! The file is a list kept by many hands. What cannot be read as a price of tokens is left out
-//! and so stays unknown; nothing is ever taken for free because a field is missing.
+//! The file is a list kept by many hands, with some two hundred fields that are about money. What
+//! cannot be read as a price of tokens is left out and so stays unknown; nothing is ever taken for
+//! free because a field is missing.
+//!
+//! # Rule
+//!
+//! ```text
+//! price = input_cost_per_token, output_cost_per_token, cache_read_input_token_cost,
+//!         cache_creation_input_token_cost
+//! step  = the same with _above_200k_tokens: in prompts of more tokens
+//! or all of them in tiered_pricing, a list of { range: [0, 32000], … }
+//! ```
+//!
+//! Where a plain call of text is not paid by the number of its tokens alone, the price is unknown
+//! rather than wrong: `is_more_than_tokens` lists by what.
 
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::Value;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 use std::{collections::BTreeMap, sync::Arc};
-use tidegate_core::{Money, Price};
+use tidegate_core::{Money, Price, Rates};
 
 /// What a file lists.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listed {
     /// Models with a price for their tokens.
     pub prices: BTreeMap<Arc<str>, Price>,
-    /// Models without: priced by picture, second or page, or not at all.
+    /// Models without: priced by picture, second, page, search or hour, or not at all.
     pub unpriced: usize,
 }
 
@@ -24,8 +37,8 @@ const SAMPLE: &str = "sample_spec";
 /// Reads the file.
 ///
 /// A model counts as priced when the file says what a prompt token costs and, except for
-/// embeddings and rerankers, what an answer token does. Cached prompt tokens cost as much as
-/// others where it does not say.
+/// embeddings and rerankers, what an answer token does. Prompt tokens from and to a cache cost as
+/// much as others where it does not say.
 ///
 /// # Errors
 ///
@@ -40,7 +53,8 @@ pub fn read(text: &[u8]) -> Result<Listed, String> {
     })?;
     let mut listed = Listed::default();
     for (name, entry) in all {
-        match price(&entry) {
+        let price = || Entry { name: &name, fields: entry.as_object()? }.price();
+        match price() {
             _ if name == SAMPLE => {}
             Some(price) => drop(listed.prices.insert(name.into(), price)),
             None => listed.unpriced += 1,
@@ -49,108 +63,160 @@ pub fn read(text: &[u8]) -> Result<Listed, String> {
     Ok(listed)
 }
 
-/// The fields of an entry that are about tokens; there are hundreds of others.
-#[derive(Deserialize)]
-struct Entry {
-    input_cost_per_token: Option<Value>,
-    output_cost_per_token: Option<Value>,
-    cache_read_input_token_cost: Option<Value>,
-    mode: Option<Value>,
+/// What the file says of one model.
+struct Entry<'a> {
+    name: &'a str,
+    fields: &'a Map<String, Value>,
 }
 
-fn price(entry: &Value) -> Option<Price> {
-    let fields = Entry::deserialize(entry).ok()?;
-    let input = cost(fields.input_cost_per_token.as_ref()?)?;
-    let has_no_answer = matches!(
-        fields.mode.as_ref().and_then(Value::as_str),
-        Some("embedding" | "rerank" | "moderation")
-    );
-    let output = match &fields.output_cost_per_token {
-        Some(written) => cost(written)?,
-        None if has_no_answer => Money::ZERO,
-        None => return None,
-    };
-    let cached_input = match &fields.cache_read_input_token_cost {
-        Some(written) => cost(written)?,
-        None => input,
-    };
-    // Tokens at nothing beside a price for something else: it is that which is paid for.
-    let is_free = input == Money::ZERO && output == Money::ZERO;
-    if is_free && is_priced_otherwise(entry) {
-        return None;
+const INPUT: &str = "input_cost_per_token";
+const OUTPUT: &str = "output_cost_per_token";
+const CACHED_INPUT: &str = "cache_read_input_token_cost";
+const CACHE_WRITE: &str = "cache_creation_input_token_cost";
+const REASONING: &str = "output_cost_per_reasoning_token";
+
+impl Entry<'_> {
+    fn price(&self) -> Option<Price> {
+        if self.is_more_than_tokens() {
+            return None;
+        }
+        let tiers = self.fields.get("tiered_pricing").filter(|tiers| !tiers.is_null());
+        let price = tiers.map_or_else(|| self.by_name(), tiered)?;
+        // Tokens at nothing beside a price for something else: it is that which is paid for.
+        let rates = price.base();
+        let is_free = rates.input == Money::ZERO && rates.output == Money::ZERO;
+        (!is_free || !self.is_priced_otherwise()).then_some(price)
     }
-    Some(Price { input, cached_input, output })
+
+    /// A price whose steps are in the fields' names.
+    fn by_name(&self) -> Option<Price> {
+        let has_no_answer =
+            matches!(self.text("mode"), Some("embedding" | "rerank" | "moderation"));
+        let output = match cost(self.fields, OUTPUT)? {
+            Some(output) => output,
+            None if has_no_answer => Money::ZERO,
+            None => return None,
+        };
+        let mut price = Price::flat(rates(self.fields, "", output)?);
+        let said = self.fields.iter().filter(|(_, cost)| !cost.is_null());
+        let mut steps: Vec<(u64, &str)> = said.filter_map(|(field, _)| step(field)).collect();
+        steps.sort_unstable();
+        for (above, suffix) in steps {
+            // "From 200,000 tokens on" at this provider, "above" at all others.
+            let above =
+                if self.text("litellm_provider") == Some("xai") { above - 1 } else { above };
+            price = price.with_step(above, rates(self.fields, suffix, output)?)?;
+        }
+        Some(price)
+    }
+
+    /// Whether a plain call of text is paid by more than the number of its tokens.
+    fn is_more_than_tokens(&self) -> bool {
+        // Pictures, speech and live sessions: their tokens have prices by what they carry.
+        let is_text = matches!(
+            self.text("mode"),
+            None | Some(
+                "chat" | "completion" | "responses" | "embedding" | "rerank" | "moderation"
+            )
+        );
+        let costs = |field| costs(self.fields, field);
+        // An answer's tokens cost more where it thinks, and not only those that it thinks by.
+        let thinks_otherwise = self.fields.get(REASONING).is_some_and(|reasoning| {
+            !reasoning.is_null() && cost(self.fields, REASONING) != cost(self.fields, OUTPUT)
+        });
+        // All can search; these always do.
+        let searches = self.fields.contains_key("search_context_cost_per_query")
+            && (self.name.contains("search") || self.name.contains("sonar"));
+        // Its plain answer is a picture.
+        let draws = costs("output_cost_per_image_token")
+            && cost(self.fields, "output_cost_per_image_token") != cost(self.fields, OUTPUT);
+        !is_text
+            || thinks_otherwise
+            || searches
+            || draws
+            || costs("input_cost_per_request")
+            || costs("input_cost_per_query")
+            || costs("citation_cost_per_token")
+            // Cheaper by night.
+            || self.fields.get("off_peak_pricing").is_some_and(|hours| !hours.is_null())
+    }
+
+    /// Whether a picture, second, page or query of it costs something.
+    fn is_priced_otherwise(&self) -> bool {
+        self.fields.keys().any(|name| name.contains("_cost_per_") && costs(self.fields, name))
+    }
+
+    fn text(&self, field: &str) -> Option<&str> {
+        self.fields.get(field)?.as_str()
+    }
 }
 
-/// US dollars per token, as a number or, in some entries, as text.
-fn cost(written: &Value) -> Option<Money> {
-    let usd = match written {
-        Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
-    };
-    Money::from_usd(usd)
+/// `_above_200k_tokens` and its number, of the name of a prompt token's price; `None` for other
+/// names, those of other service tiers among them.
+fn step(field: &str) -> Option<(u64, &str)> {
+    let suffix = field.strip_prefix(INPUT)?;
+    let number = suffix.strip_prefix("_above_")?.strip_suffix("_tokens")?;
+    let (digits, unit) = number.strip_suffix('k').map_or((number, 1), |digits| (digits, 1_000));
+    let above = digits.parse::<u64>().ok()?.checked_mul(unit)?;
+    (above > 0).then_some((above, suffix))
 }
 
-/// Whether a picture, second, page or query of it costs something.
-fn is_priced_otherwise(entry: &Value) -> bool {
-    let Some(fields) = entry.as_object() else { return false };
-    fields.iter().any(|(name, written)| {
-        name.contains("_cost_per_") && cost(written).is_some_and(|cost| cost > Money::ZERO)
+/// A price whose steps are a list: each begins where the one before ends.
+fn tiered(tiers: &Value) -> Option<Price> {
+    let mut tiers: Vec<(u64, &Map<String, Value>)> = tiers
+        .as_array()?
+        .iter()
+        .map(|tier| {
+            let tier = tier.as_object()?;
+            let from = tier.get("range")?.as_array()?.first()?.as_f64()?;
+            (0.0..1e15).contains(&from).then_some((from as u64, tier))
+        })
+        .collect::<Option<_>>()?;
+    tiers.sort_unstable_by_key(|(from, _)| *from);
+    let mut price = None::<Price>;
+    for (from, tier) in tiers {
+        let output = cost(tier, OUTPUT)??;
+        let thinks_otherwise = cost(tier, REASONING)?.is_some_and(|reasoning| reasoning != output);
+        let rates = (!thinks_otherwise).then(|| rates(tier, "", output)).flatten()?;
+        price = match price {
+            None => (from == 0).then_some(rates.into()),
+            Some(price) => price.with_step(from, rates),
+        };
+        price?;
+    }
+    price
+}
+
+/// The rates in the fields of `from` that end in `suffix`; an answer costs `output` where that is
+/// not said. `None` without a prompt's, or when one of them is no price.
+fn rates(from: &Map<String, Value>, suffix: &str, output: Money) -> Option<Rates> {
+    let cost = |field: &str| cost(from, &format!("{field}{suffix}"));
+    let input = cost(INPUT)??;
+    Some(Rates {
+        input,
+        cached_input: cost(CACHED_INPUT)?.unwrap_or(input),
+        // Nobody gives a discount for writing: a lower number is a cache's rent, or a mistake.
+        cache_write: cost(CACHE_WRITE)?.unwrap_or(input).max(input),
+        output: cost(OUTPUT)?.unwrap_or(output),
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Entries as the file has them, shortened.
-    const FILE: &str = r#"{
-        "sample_spec": {"input_cost_per_token": 0.0, "max_tokens": "LEGACY parameter"},
-        "gpt-4o-mini": {
-            "input_cost_per_token": 1.5e-07, "output_cost_per_token": 6e-07,
-            "cache_read_input_token_cost": 7.5e-08, "max_tokens": 16384,
-            "litellm_provider": "openai", "mode": "chat", "supports_vision": true,
-            "search_context_cost_per_query": {"search_context_size_low": 0.03}
-        },
-        "claude-3-haiku-20240307": {
-            "input_cost_per_token": "2.5e-07", "output_cost_per_token": 1.25e-06, "mode": "chat"
-        },
-        "text-embedding-3-small": {"input_cost_per_token": 2e-08, "mode": "embedding"},
-        "free-model": {"input_cost_per_token": 0, "output_cost_per_token": 0, "mode": "chat"},
-        "dall-e-3": {
-            "input_cost_per_token": 0, "output_cost_per_token": 0, "output_cost_per_image": 0.04
-        },
-        "half-known": {"input_cost_per_token": 1e-06, "mode": "chat"},
-        "whisper-1": {"input_cost_per_second": 0.0001, "mode": "audio_transcription"},
-        "bad": {"input_cost_per_token": -1, "output_cost_per_token": 1}
-    }"#;
-
-    #[test]
-    fn the_price_file_is_read_to_the_picodollar() {
-        let listed = read(FILE.as_bytes()).unwrap();
-        let shown: Vec<_> = listed
-            .prices
-            .iter()
-            .map(|(name, p)| (&**name, p.input.pico(), p.cached_input.pico(), p.output.pico()))
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                ("claude-3-haiku-20240307", 250_000, 250_000, 1_250_000),
-                ("free-model", 0, 0, 0),
-                ("gpt-4o-mini", 150_000, 75_000, 600_000),
-                ("text-embedding-3-small", 20_000, 20_000, 0),
-            ]
-        );
-        assert_eq!(listed.unpriced, 4, "a picture model, half a price, seconds, a negative one");
-    }
-
-    #[test]
-    fn what_is_no_price_file_is_refused() {
-        assert!(read(b"[]").unwrap_err().contains("one JSON object"));
-        let cut = read(b"{\"a\": {\"mode\": ").unwrap_err();
-        assert!(cut.contains("not JSON") && cut.contains("line 1"), "{cut}");
-        assert_eq!(read(br#"{"a": 7}"#).unwrap().unpriced, 1);
-    }
+/// US dollars per token, as a number or, in some entries, as text; `Some(None)` where nothing is
+/// said, `None` where what is said is no price.
+fn cost(of: &Map<String, Value>, field: &str) -> Option<Option<Money>> {
+    let usd = match of.get(field) {
+        None | Some(Value::Null) => return Some(None),
+        Some(Value::Number(number)) => number.as_f64()?,
+        Some(Value::String(text)) => text.trim().parse().ok()?,
+        Some(_) => return None,
+    };
+    Money::from_usd(usd).map(Some)
 }
+
+/// Whether that is more than nothing.
+fn costs(of: &Map<String, Value>, field: &str) -> bool {
+    cost(of, field).flatten().is_some_and(|cost| cost > Money::ZERO)
+}
+
+#[cfg(test)]
+mod tests;

@@ -161,7 +161,13 @@ fn explain(error: &serde_json::Error) -> Error {
     let twice = reason.strip_prefix("duplicate field `").and_then(|rest| rest.split('`').next());
     match ROUTED_BY.into_iter().find(|field| Some(*field) == twice) {
         Some(field) => Error::invalid(field, format!("the request body has a {reason}")),
-        None => invalid(format!("the request body is not valid JSON: {reason}")),
+        // serde repeats a value of the wrong kind; what callers write is for nobody's log.
+        None => match reason.rfind(", expected ") {
+            Some(at) if error.is_data() => {
+                invalid(format!("the request body is not as it should be: {}", &reason[at + 2..]))
+            }
+            _ => invalid(format!("the request body is not valid JSON: {reason}")),
+        },
     }
 }
 
@@ -202,7 +208,7 @@ fn whole(name: &'static str, raw: Option<&RawValue>) -> Result<Option<u64>> {
         return Ok(Some(count));
     }
     match raw.get().parse::<f64>() {
-        Ok(number) => Ok((number >= 0.0).then_some(number as u64)),
+        Ok(number) => Ok((number >= 0.0).then_some(number.ceil() as u64)),
         Err(_) => Err(Error::invalid(name, format!("the field `{name}` must be a number"))),
     }
 }
@@ -304,6 +310,11 @@ fn told_maximum(operation: Operation, fields: &Fields<'_>) -> Result<Option<u64>
         Operation::ChatCompletions => {
             let newer = whole("max_completion_tokens", fields.max_completion_tokens)?;
             let older = whole("max_tokens", fields.max_tokens)?;
+            let said = [fields.max_completion_tokens, fields.max_tokens].into_iter().flatten();
+            if said.count() > [newer, older].into_iter().flatten().count() {
+                // A negative one is no maximum.
+                return Ok(None);
+            }
             // Which of two an upstream obeys is its own affair: budgets reserve for the larger.
             Ok(newer.max(older))
         }
@@ -410,6 +421,19 @@ mod tests {
             chat(r#"{"model":"m","max_tokens":7,"max_completion_tokens":9}"#).max_output,
             Some(9)
         );
+    }
+
+    #[test]
+    fn a_maximum_beside_one_that_is_none_is_no_maximum() {
+        for (body, most) in [
+            (r#"{"model":"m","max_tokens":1,"max_completion_tokens":-1}"#, None),
+            (r#"{"model":"m","max_tokens":-1,"max_completion_tokens":1}"#, None),
+            (r#"{"model":"m","max_tokens":-1}"#, None),
+            (r#"{"model":"m","max_tokens":1,"max_completion_tokens":null}"#, Some(1)),
+            (r#"{"model":"m","max_tokens":1.5}"#, Some(2)),
+        ] {
+            assert_eq!(chat(body).max_output, most, "{body}");
+        }
     }
 
     #[test]

@@ -56,6 +56,9 @@ struct Counts {
 struct InputDetails {
     #[serde(default)]
     cached_tokens: Option<u64>,
+    /// OpenAI's word, from GPT-5.6 on, and OpenRouter's; LiteLLM has another.
+    #[serde(default, alias = "cache_creation_tokens")]
+    cache_write_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -69,13 +72,16 @@ impl Counts {
         if self.input_tokens.is_none() && self.output_tokens.is_none() {
             return None;
         }
-        let cached = self.input_tokens_details.as_ref().and_then(|details| details.cached_tokens);
+        let details = self.input_tokens_details.as_ref();
+        let cached = details.and_then(|details| details.cached_tokens);
+        let written = details.and_then(|details| details.cache_write_tokens);
         let reasoning =
             self.output_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
         let tokens = |count: Option<u64>| count.unwrap_or(0).min(MOST);
         Some(Usage {
             input: tokens(self.input_tokens),
             cached_input: tokens(cached.or(self.prompt_cache_hit_tokens)),
+            cache_write: tokens(written),
             output: tokens(self.output_tokens),
             reasoning: tokens(reasoning),
         })
@@ -109,6 +115,18 @@ mod tests {
             r#"{"usage":{"prompt_tokens":8,"prompt_cache_hit_tokens":2,"prompt_tokens_details":null}}"#,
             Some([8, 2, 0, 0]),
         );
+    }
+
+    #[test]
+    fn what_was_written_to_a_cache() {
+        let written = |body: &str| read(body.as_bytes()).map(|usage| usage.cache_write);
+        let openai = r#"{"usage":{"input_tokens":2600,"input_tokens_details":{"cached_tokens":2000,
+            "cache_write_tokens":400},"output_tokens":1}}"#;
+        assert_eq!(written(openai), Some(400));
+        let litellm =
+            r#"{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cache_creation_tokens":7}}}"#;
+        assert_eq!(written(litellm), Some(7));
+        assert_eq!(written(r#"{"usage":{"prompt_tokens":9}}"#), Some(0));
     }
 
     #[test]

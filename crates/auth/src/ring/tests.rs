@@ -135,6 +135,33 @@ fn damaged_and_open_files_are_refused_by_name_and_the_known_keys_stay() {
 }
 
 #[test]
+fn a_stray_file_kept_deleted_keys_in_use_and_the_next_from_being_made() {
+    for strays in [1, MAX_KEYS] {
+        let house = House::new();
+        let (ring, oauth) = (house.ring(START), house.dir.path().join("oauth"));
+        let token = sign(&ring, START);
+        let [name] = &house.files()[..] else { panic!("one key") };
+        let stolen = oauth.join(format!("{name}.pem"));
+        for stray in 0..strays {
+            fs::copy(&stolen, oauth.join(format!("backup-{stray}.pem"))).unwrap();
+        }
+        ring.look(START + 2).unwrap_err();
+        let generation = ring.generation();
+        fs::remove_file(stolen).unwrap();
+        let said = ring.look(START + 4).unwrap_err();
+        assert!(said.message().contains("delete"), "{said}");
+        assert_eq!(check(&ring, &token).1, Err(Flaw::Key));
+        assert_ne!(ring.generation(), generation, "tokens that were checked are checked again");
+        let fresh = sign(&ring, START + 4);
+        assert_eq!(check(&ring, &fresh).1, Ok(()));
+        let generation = ring.generation();
+        ring.look(START + 6).unwrap_err();
+        assert_eq!(ring.generation(), generation, "and nothing changes any more");
+        assert_eq!(check(&ring, &fresh).1, Ok(()));
+    }
+}
+
+#[test]
 fn the_set_shows_public_parts_only() {
     for algorithm in [SigningAlgorithm::EdDsa, SigningAlgorithm::Es256] {
         let mut house = House::new();

@@ -229,6 +229,34 @@ async fn an_unknown_key_costs_one_fetch_per_thirty_seconds_whoever_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_came_while_the_keys_were_fetched_was_refused() {
+    let (one, two) = (Issuer::new(Algorithm::EdDSA, "one"), Issuer::new(Algorithm::EdDSA, "two"));
+    let gate = Gate::open(&options(|_| ())).await;
+    gate.web.put(KEYS, Issuer::set(&[&one]));
+    let authority = gate.authority.clone();
+    tokio::spawn(async move { authority.maintain().await });
+    // A fetch takes 50 ms here: the first one, at the start ...
+    sleep(Duration::from_millis(10)).await;
+    assert!(gate.holder(&one.token(json!({}))).await.is_ok());
+    // ... and one that another caller's token asked for.
+    advance(Duration::from_secs(30)).await;
+    gate.web.put(KEYS, Issuer::set(&[&one, &two]));
+    let (gate, token) = (Arc::new(gate), two.token(json!({})));
+    let first = {
+        let (gate, token) = (gate.clone(), token.clone());
+        tokio::spawn(async move { gate.holder(&token).await.is_ok() })
+    };
+    sleep(Duration::from_millis(10)).await;
+    assert!(gate.holder(&token).await.is_ok());
+    assert!(first.await.unwrap());
+    assert_eq!(fetches(&gate), 2, "and it cost no fetch more");
+    let unknown = Issuer { key: two.key.clone(), algorithm: two.algorithm, key_id: "made-up" };
+    assert!(gate.holder(&unknown.token(json!({}))).await.is_err());
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(fetches(&gate), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_issuer_locks_nobody_out_whose_key_is_known() {
     let issuer = Issuer::new(Algorithm::ES256, "one");
     let gate = gate(&options(|_| ()), Some(Issuer::set(&[&issuer]))).await;

@@ -5,7 +5,9 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 use std::sync::Arc;
 use tidegate_auth::{Authority, Options, SigningAlgorithm};
-use tidegate_core::{KeyRecord, Kind, Scope, Store as _, Tokens as _};
+use tidegate_core::{
+    Change, KeyChange, KeyRecord, Keys as _, Kind, Scope, Store as _, Tokens as _,
+};
 
 fn part(token: &str, at: usize) -> Value {
     let part = token.split('.').nth(at).unwrap();
@@ -33,6 +35,27 @@ async fn a_token_says_what_rfc_9068_asks() {
         assert_ne!(claims["jti"], part(&gate.token(None), 1)["jti"]);
         assert_eq!(*gate.holder(&token).await.unwrap().id, gate.client.0);
     }
+}
+
+#[tokio::test]
+async fn a_token_outlived_its_key_for_whoever_checks_it_elsewhere() {
+    let gate = Gate::open(&Options::default()).await;
+    let tenant = gate.authority.client(&gate.client.0, &gate.client.1).unwrap();
+    let life = |token: &str| {
+        let claims = part(token, 1);
+        claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap()
+    };
+    let expire_in = async |validity: u64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let expires_at = Change::Set(now.as_secs() + validity);
+        let change = KeyChange { expires_at, ..KeyChange::default() };
+        gate.store.update_key(&gate.client.0, change).await.unwrap().unwrap();
+        gate.authority.grant(&tenant, None).unwrap()
+    };
+    let grant = expire_in(60).await;
+    assert!((58..=60).contains(&grant.expires_in.as_secs()), "{:?}", grant.expires_in);
+    assert_eq!(life(grant.token.expose()), grant.expires_in.as_secs());
+    assert_eq!(expire_in(7200).await.expires_in.as_secs(), 3600);
 }
 
 fn gate_key(gate: &Gate) -> Value {

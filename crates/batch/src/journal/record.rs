@@ -119,6 +119,8 @@ pub(super) fn decode(record: &[u8]) -> Option<(Head, &[u8])> {
             cached_input: u64_at(payload, 32),
             output: u64_at(payload, 40),
             reasoning: u64_at(payload, 48),
+            // In the cost.
+            cache_write: 0,
         },
         cost: (!cost.is_nan()).then_some(cost),
         attempts: u32_at(payload, 64),

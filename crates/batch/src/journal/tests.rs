@@ -12,7 +12,7 @@ fn head(index: u64) -> Head {
         status: if index % 3 == 2 { Status::Failed } else { Status::Ok },
         cached: index == 1,
         attempts: 2,
-        usage: Usage { input: 5, cached_input: 1, output: 7, reasoning: 2 },
+        usage: Usage { input: 5, cached_input: 1, cache_write: 0, output: 7, reasoning: 2 },
         cost: (index != 0).then_some(0.25),
     }
 }

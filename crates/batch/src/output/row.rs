@@ -219,7 +219,13 @@ mod tests {
             attempts: 2,
             latency_ms: Some(51),
             cached: false,
-            usage: Some(Usage { input: 10, cached_input: 1, output: 5, reasoning: 2 }),
+            usage: Some(Usage {
+                input: 10,
+                cached_input: 1,
+                cache_write: 0,
+                output: 5,
+                reasoning: 2,
+            }),
             cost: Some(0.1 + 0.2),
             outcome,
         }

@@ -76,10 +76,9 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_core::Money;
+    use tidegate_core::{Money, Rates};
 
-    const PRICE: Option<Price> =
-        Some(Price { input: Money::ZERO, cached_input: Money::ZERO, output: Money::DOLLAR });
+    const PRICE: Option<Price> = Some(Price::flat(Rates::new(Money::ZERO, Money::DOLLAR)));
 
     fn tokens(output: u64) -> TokenEstimate {
         TokenEstimate { input: 10, output }

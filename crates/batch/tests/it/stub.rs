@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tidegate_batch::{Failure, Finished, InputOptions, Job, Progress, Surroundings, run};
 use tidegate_core::{
     Answer, Body, BoundBy, BoxFuture, Call, ContentType, Error, Identity, Kind, ModelInfo, Money,
-    Origin, Price, RateLimits, Reply, Result, Served, Tenant, UpstreamState, Usage,
+    Origin, Price, RateLimits, Rates, Reply, Result, Served, Tenant, UpstreamState, Usage,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -160,11 +160,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let input = dir.path().join(name);
         fs::write(&input, text).unwrap();
-        let price = Some(Price {
-            input: Money::DOLLAR,
-            cached_input: Money::DOLLAR,
-            output: Money::DOLLAR,
-        });
+        let price = Some(Price::flat(Rates::new(Money::DOLLAR, Money::DOLLAR)));
         let stop = CancellationToken::new();
         Self { dir, input, price, stop, delay: Duration::from_millis(50) }
     }

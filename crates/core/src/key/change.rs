@@ -206,7 +206,9 @@ fn check_word(field: &'static str, text: &str) -> Result<()> {
     if is_word(text) {
         return Ok(());
     }
-    Err(bad(field, "must be 1 to 128 bytes on one line, not only blanks"))
+    let why =
+        "must be 1 to 128 bytes on one line, not only blanks, without control or direction marks";
+    Err(bad(field, why))
 }
 
 fn check_models(models: &[Arc<str>]) -> Result<()> {
@@ -217,32 +219,33 @@ fn check_models(models: &[Arc<str>]) -> Result<()> {
     if models.iter().all(|model| is_word(model)) {
         return Ok(());
     }
-    Err(bad("models", "has a name that is empty, longer than 128 bytes, or of two lines"))
+    Err(bad(
+        "models",
+        "has a name that is empty, over 128 bytes, of two lines or with control or direction marks",
+    ))
 }
 
 fn is_word(text: &str) -> bool {
-    !text.trim().is_empty() && text.len() <= 128 && !text.contains(char::is_control)
+    !text.trim().is_empty() && text.len() <= 128 && is_plain_line(text)
+}
+
+/// Whether `text` is one line wherever it is shown, and is read in the order it is written in.
+///
+/// Refused are control characters, Unicode's line and paragraph separators, and the marks that turn
+/// the direction of text: in a list or a log, a name with one makes what follows look like
+/// something else.
+pub fn is_plain_line(text: &str) -> bool {
+    !text.contains(|c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}')
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn record() -> KeyRecord {
-        KeyRecord {
-            id: "id".into(),
-            hash: [0; 32],
-            former: None,
-            name: "default".into(),
-            team: Some("search".into()),
-            scope: Scope::All,
-            limits: None,
-            budgets: Budgets::default(),
-            created_at: 0,
-            expires_at: Some(500),
-            revoked_at: None,
-        }
-    }
+    use crate::key::tests::record;
 
     fn changed(change: KeyChange) -> KeyRecord {
         let mut record = record();
@@ -315,6 +318,8 @@ mod tests {
         for (field, change) in [
             ("name", name(" ")),
             ("name", name("two\nlines")),
+            ("name", name("two\u{2028}lines")),
+            ("name", name("turned \u{202e}dilav")),
             ("name", name(&"n".repeat(129))),
             ("team", KeyChange { team: Change::Set("".into()), ..KeyChange::default() }),
             ("models", models(vec![])),

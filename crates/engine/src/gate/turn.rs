@@ -6,6 +6,7 @@ use tidegate_policy::queue::{Lost, Ticket, Why};
 use tokio::sync::oneshot;
 
 /// What became of an attempt that came to the gate.
+#[expect(clippy::large_enum_variant, reason = "moved once per attempt: a box costs more")]
 pub(super) enum Joined<'g> {
     Entered(Permit),
     Waits(Waiting<'g>),

@@ -8,7 +8,7 @@ use std::{
 };
 use tidegate_core::{
     BoxFuture, Budgets, Call, Cause, Class, Entry, Error, Front, Kind, Ledger, Limits, Money,
-    Price, Result, Tenant, UsageQuery, UsageRow,
+    Price, Rates, Result, Tenant, UsageQuery, UsageRow,
 };
 use tidegate_engine::{Alert, Mirror, Payer, Spending, spent_before};
 use tidegate_policy::{canary, hedge, retry_budget};
@@ -31,17 +31,13 @@ impl Ledger for Written {
     }
     fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, Result<Vec<UsageRow>>> {
         self.asked.lock().unwrap().push(query.clone());
-        let row = |name: &str, cause: &str, dollars| UsageRow {
-            of: vec![name.into(), cause.into()],
+        let row = |name: &str, dollars| UsageRow {
+            of: vec![name.into()],
             cost: Money::DOLLAR.times(dollars),
             ..UsageRow::default()
         };
-        let rows = vec![
-            row("", "first", 1),
-            row("x", "first", 2),
-            row("x", "retry", 3),
-            row("x", "mirror", 9),
-        ];
+        let mirrored = if query.without_mirrors { 0 } else { 9 };
+        let rows = vec![row("", 1), row("x", 5 + mirrored)];
         Box::pin(async move { Ok(rows) })
     }
 }
@@ -69,11 +65,9 @@ impl Written {
 }
 
 /// A dollar for a thousand prompt tokens, two for a thousand answer tokens.
-const PRICE: Price = Price {
-    input: Money::from_pico(1_000_000_000),
-    cached_input: Money::from_pico(1_000_000_000),
-    output: Money::from_pico(2_000_000_000),
-};
+const PRICE: Price = Price::flat(Rates::new(INPUT, OUTPUT));
+const INPUT: Money = Money::from_pico(1_000_000_000);
+const OUTPUT: Money = Money::from_pico(2_000_000_000);
 
 /// A house whose targets all cost [`PRICE`], and its ledger.
 fn priced(scripts: &[(&str, &str)]) -> (House, Arc<Written>) {
@@ -135,6 +129,32 @@ async fn every_ending_is_one_entry() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_nobody_told_or_saw_does_not_stretch_a_hard_budget() {
+    let leaves = Duration::from_millis(25);
+    let ample = Money::DOLLAR.times(100);
+    let bytes = call("chat").payload.len();
+    let unlimited = |call| Call { max_output: None, choices: 2, ..call };
+    let streaming = |call| Call { stream: true, ..call };
+    for (script, asked, leaves, (failure, input, output)) in [
+        // The upstream may have been at its last token, and whoever leaves there leaves again.
+        ("slow", by(hard(ample)), leaves, ("cancelled", bytes, 16)),
+        ("timeout first_token after 10ms", by(hard(ample)), NEVER, ("timeout", bytes, 16)),
+        ("slow", unlimited(by(hard(ample))), leaves, ("cancelled", bytes, 2 * 16_384)),
+        // Of a stream everything is seen but its prompt, which may be dense.
+        ("slow", streaming(by(hard(ample))), leaves, ("cancelled", bytes, 0)),
+        ("stream 9 chunks every 10ms", streaming(by(hard(ample))), leaves, ("cancelled", bytes, 2)),
+        ("timeout connect", by(hard(ample)), NEVER, ("timeout", 0, 0)),
+        ("refused", by(hard(ample)), NEVER, ("capacity", 0, 0)),
+        ("ok usage=7+3", by(hard(ample)), NEVER, ("ok", 7, 3)),
+        ("slow", by(soft(ample)), leaves, ("cancelled", 10, 0)),
+    ] {
+        let written = entries(script, asked, leaves).await;
+        let expected = format!("a #1 first {failure} {input}+{output} ");
+        assert!(written.starts_with(&expected), "{script}: {written}, not {expected}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_entry_says_whose_it_is_and_where_it_went() {
     let (house, written) = priced(&[("a", "ok after 30ms usage=7+3")]);
     let home = house.open();
@@ -163,7 +183,7 @@ async fn a_target_may_cost_something_else() {
     let (house, written) = priced(&[("a", "ok usage=7+3")]);
     let home = house.parts(|parts| {
         let target = &mut parts.models.get_mut("chat").unwrap().targets[0];
-        target.price = Some(Price { output: Money::ZERO, ..PRICE });
+        target.price = Some(Price::flat(Rates::new(INPUT, Money::ZERO)));
     });
     home.open().engine.call(call("chat")).await.unwrap();
     assert_eq!(written.lines(), ["a #1 first ok 7+3 told $0.007"]);
@@ -196,10 +216,9 @@ async fn retries_and_fallbacks_are_entries_of_their_own() {
     assert_eq!(home.records()[0].cost, Some(Money::from_pico(13_000_000_000)));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_hedges_loser_is_paid_for_too() {
-    let (house, written) =
-        priced(&[("a", "25 * ok usage=10+16; slow"), ("b", "ok after 20ms usage=7+3")]);
+/// 25 calls were answered, and the next is hedged after 100 ms.
+async fn with_a_hedge_earned(upstreams: &[(&str, &str)]) -> (Home, Arc<Written>) {
+    let (house, written) = priced(upstreams);
     let home = house
         .parts(|parts| {
             let after = Some(Duration::from_millis(100));
@@ -211,6 +230,13 @@ async fn a_hedges_loser_is_paid_for_too() {
         home.engine.call(call("chat")).await.unwrap();
     }
     written.take();
+    (home, written)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedges_loser_is_paid_for_too() {
+    let upstreams = [("a", "25 * ok usage=10+16; slow"), ("b", "ok after 20ms usage=7+3")];
+    let (home, written) = with_a_hedge_earned(&upstreams).await;
     let reply = home.engine.call(call("chat")).await.unwrap();
     assert_eq!(&*reply.served.upstream, "b");
     let entries = written.take();
@@ -304,7 +330,7 @@ async fn a_hard_budget_is_never_overspent() {
         assert_eq!(home.engine.held().reserved, Money::ZERO);
     }
     // What is left is less than one call may cost.
-    let most = PRICE.input.times(call("chat").payload.len() as u64).plus(PRICE.output.times(16));
+    let most = INPUT.times(call("chat").payload.len() as u64).plus(OUTPUT.times(16));
     assert!(spent.plus(most) > Money::DOLLAR, "{spent}");
     let error = home.engine.call(by(hard(Money::DOLLAR))).await.unwrap_err();
     let said = error.message();
@@ -318,7 +344,7 @@ async fn a_soft_budget_is_overspent_by_what_was_in_flight() {
     let (house, written) = priced(&[("a", "ok after 50ms usage=9+16")]);
     let home = house.open();
     let mut spent = Money::ZERO;
-    let each = PRICE.input.times(9).plus(PRICE.output.times(16));
+    let each = INPUT.times(9).plus(OUTPUT.times(16));
     for _ in 0..20 {
         all_at_once(&home, 10, || by(soft(Money::DOLLAR))).await;
         spent = spent.plus(cost(&written));
@@ -386,7 +412,7 @@ async fn a_call_without_a_maximum_reserves_what_its_model_gives_at_most() {
             let calling = home.engine.call(unlimited);
             let looking = async {
                 sleep(Duration::from_millis(10)).await;
-                let most = PRICE.input.times(bytes).plus(PRICE.output.times(2 * 16_384));
+                let most = INPUT.times(bytes).plus(OUTPUT.times(2 * 16_384));
                 assert_eq!(home.engine.held().reserved, most);
             };
             tokio::join!(calling, looking)
@@ -397,20 +423,34 @@ async fn a_call_without_a_maximum_reserves_what_its_model_gives_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hedge_that_no_budget_pays_for_is_not_sent() {
-    let (house, written) = priced(&[("a", "25 * ok; ok after 500ms"), ("b", "ok")]);
-    let home = house
-        .parts(|parts| {
-            let after = Some(Duration::from_millis(100));
-            let chat = parts.models.get_mut("chat").unwrap();
-            chat.hedge = hedge::Options { enabled: true, share: 0.05, after };
-        })
-        .open();
-    for _ in 0..25 {
-        home.engine.call(call("chat")).await.unwrap();
+async fn a_long_prompt_reserves_and_costs_what_its_step_says() {
+    let bytes = call("chat").payload.len() as u64;
+    let ten_times = Rates::new(INPUT.times(10), OUTPUT.times(10));
+    // The body could be so many tokens, and turned out to be one more or less than the step.
+    for (told, rates) in [(bytes - 1, Rates::new(INPUT, OUTPUT)), (bytes, ten_times)] {
+        let script = format!("ok after 50ms usage={told}+16");
+        let (house, written) = priced(&[("a", &script)]);
+        let stepped = PRICE.with_step(bytes - 1, ten_times).unwrap();
+        let home = house.parts(|parts| _ = parts.prices.insert("m".into(), stepped)).open();
+        let most = ten_times.input.times(bytes).plus(ten_times.output.times(16));
+        let error = home.engine.call(by(hard(most.minus(Money::from_pico(1))))).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::BudgetExceeded, "the bound is at the dearest step");
+        let (answered, reserved) = tokio::join!(home.engine.call(by(hard(most))), async {
+            sleep(Duration::from_millis(10)).await;
+            home.engine.held().reserved
+        });
+        answered.unwrap();
+        assert_eq!(reserved, most);
+        let cost = rates.input.times(told).plus(rates.output.times(16));
+        assert_eq!(written.lines(), [format!("a #1 first ok {told}+16 told {cost}")]);
     }
-    written.take();
-    let most = PRICE.input.times(call("chat").payload.len() as u64).plus(PRICE.output.times(16));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_that_no_budget_pays_for_is_not_sent() {
+    let (home, written) =
+        with_a_hedge_earned(&[("a", "25 * ok; ok after 500ms"), ("b", "ok")]).await;
+    let most = INPUT.times(call("chat").payload.len() as u64).plus(OUTPUT.times(16));
     let reply = home.engine.call(by(hard(most))).await.unwrap();
     assert_eq!((&*reply.served.upstream, reply.served.attempts), ("a", 1));
     assert_eq!(written.take().len(), 1);
@@ -424,6 +464,8 @@ async fn what_was_spent_before_a_start_counts() {
     assert_eq!(asked.len(), 6, "caller and team, for the day, the month and in all");
     let from: Vec<_> = asked.iter().map(|query| query.from.is_some()).collect();
     assert_eq!(from, [true, true, false, true, true, false]);
+    // A row for each cause would leave callers out at a sixth of those there may be.
+    assert!(asked.iter().all(|query| query.group_by.len() == 1));
     let spent = Money::DOLLAR.times(5);
     for (payer, name) in [(Payer::Caller("x".into()), "caller"), (Payer::Team("x".into()), "team")]
     {
@@ -431,6 +473,11 @@ async fn what_was_spent_before_a_start_counts() {
         assert_eq!((found.spent.day, found.spent.total), (spent, spent), "{name}: no copies");
     }
     assert_eq!(earlier.len(), 2, "nobody is no payer");
+    // To the microsecond: what another process spent in the second of this one's start counts.
+    let started = SystemTime::now();
+    spent_before(&ledger, started, Some(started)).await.unwrap();
+    let later = ledger.asked.lock().unwrap().split_off(6);
+    assert!(later.iter().all(|query| (query.before, query.to) == (Some(started), None)));
 
     let (house, _) = priced(&[("a", "ok")]);
     let home = house.parts(|parts| parts.spending.earlier = earlier.clone()).open();

@@ -97,6 +97,7 @@ impl House {
             ledger: None,
             spending: Spending::default(),
             prices: BTreeMap::new(),
+            tokenizers: None,
             limits: limits::Options::default(),
             max_in_flight: 1000,
             retry: retry::Options::default(),

@@ -13,6 +13,8 @@ mod house;
 mod limits;
 mod mirror;
 mod moves;
+mod paid;
+mod panics;
 mod rates;
 mod retries;
 mod streams;

@@ -39,12 +39,15 @@ impl Guard {
 
     pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), &'static Fixed> {
         let Some(token) = &self.token else { return Ok(()) };
-        let said = headers.get(AUTHORIZATION).and_then(|value| {
-            let (scheme, said) = value.to_str().ok()?.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| said.trim())
+        let mut all = headers.get_all(AUTHORIZATION).iter();
+        // One of two may be what somebody before us looked at.
+        let said = all.next().filter(|_| all.next().is_none()).and_then(|value| {
+            let (scheme, said) = value.as_bytes().split_at_checked(7)?;
+            scheme.eq_ignore_ascii_case(b"bearer ").then(|| said.trim_ascii())
         });
+        // A header cannot carry the blanks around a value.
         match said {
-            Some(said) if is_same(said.as_bytes(), token.borrow().expose().as_bytes()) => Ok(()),
+            Some(said) if is_same(said, token.borrow().expose().trim_ascii().as_bytes()) => Ok(()),
             _ => Err(&refusal::NO_ADMIN_TOKEN),
         }
     }
@@ -94,6 +97,27 @@ mod tests {
             "",
         ] {
             assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_token_with_blanks_around_it_or_beyond_ascii_let_nobody_in() {
+        for (token, said, is_good) in [
+            (" token\n", &b"Bearer token"[..], true),
+            ("t\u{f6}ken", "bEARER  t\u{f6}ken ".as_bytes(), true),
+            ("token", b"Bearer", false),
+            ("token", b"Bearer ", false),
+            ("token", b"Basic token", false),
+            ("token", b"Bearertoken", false),
+        ] {
+            let (_sender, token) = watch::channel(token.to_owned().into());
+            let guard = Guard { token: Some(token) };
+            let said = hyper::header::HeaderValue::from_bytes(said).unwrap();
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, said.clone())]);
+            assert_eq!(guard.check_token(&headers).is_ok(), is_good, "{said:?}");
+            let mut twice = headers.clone();
+            twice.append(AUTHORIZATION, said);
+            assert!(guard.check_token(&twice).is_err());
         }
     }
 

@@ -22,18 +22,14 @@ use crate::{
     outcome::Success,
     pulse::Pulse,
     refusal::Refusal,
-    routes::NoRoute,
     service::{Front, json},
 };
 use bytes::Bytes;
-use hyper::{Method, StatusCode, body::Incoming, http::request::Parts};
+use hyper::{StatusCode, body::Incoming, http::request::Parts};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_core::{Error, KeyRecord, Keys, Kind, Minted, Origin};
 
 pub use view::KeyView;
-
-/// What keys are found below.
-const PREFIX: &str = "/admin/keys/";
 
 /// What is to be done, and with which key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,29 +40,6 @@ pub(super) enum Action<'a> {
     Update(&'a str),
     Revoke(&'a str),
     Rotate(&'a str),
-}
-
-/// What `path` is about, if it is one of ours. `HEAD` goes wherever `GET` does.
-pub(super) fn find<'a>(method: &Method, path: &'a str) -> Option<Result<Action<'a>, NoRoute>> {
-    let method = if method == Method::HEAD { &Method::GET } else { method };
-    if path == "/admin/keys" {
-        return Some(match *method {
-            Method::GET => Ok(Action::List),
-            Method::POST => Ok(Action::Create),
-            _ => Err(NoRoute::Method("GET, HEAD, POST")),
-        });
-    }
-    let rest = path.strip_prefix(PREFIX)?;
-    Some(match (rest.split_once('/'), method) {
-        (None, _) if rest.is_empty() => Err(NoRoute::Path),
-        (None, &Method::GET) => Ok(Action::Show(rest)),
-        (None, &Method::PATCH) => Ok(Action::Update(rest)),
-        (None, &Method::DELETE) => Ok(Action::Revoke(rest)),
-        (None, _) => Err(NoRoute::Method("DELETE, GET, HEAD, PATCH")),
-        (Some((id, "rotate")), &Method::POST) => Ok(Action::Rotate(id)),
-        (Some((_, "rotate")), _) => Err(NoRoute::Method("POST")),
-        (Some(_), _) => Err(NoRoute::Path),
-    })
 }
 
 /// Does it.
@@ -147,31 +120,4 @@ fn unknown() -> Refusal {
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_action_is_found() {
-        let (get, head, post) = (Method::GET, Method::HEAD, Method::POST);
-        for (method, path, found) in [
-            (&get, "/admin/keys", Some(Ok(Action::List))),
-            (&head, "/admin/keys", Some(Ok(Action::List))),
-            (&post, "/admin/keys", Some(Ok(Action::Create))),
-            (&Method::PUT, "/admin/keys", Some(Err(NoRoute::Method("GET, HEAD, POST")))),
-            (&get, "/admin/keys/a", Some(Ok(Action::Show("a")))),
-            (&Method::PATCH, "/admin/keys/a", Some(Ok(Action::Update("a")))),
-            (&Method::DELETE, "/admin/keys/a", Some(Ok(Action::Revoke("a")))),
-            (&post, "/admin/keys/a", Some(Err(NoRoute::Method("DELETE, GET, HEAD, PATCH")))),
-            (&post, "/admin/keys/a/rotate", Some(Ok(Action::Rotate("a")))),
-            (&get, "/admin/keys/a/rotate", Some(Err(NoRoute::Method("POST")))),
-            (&get, "/admin/keys/a/b", Some(Err(NoRoute::Path))),
-            (&get, "/admin/keys/", Some(Err(NoRoute::Path))),
-            (&get, "/admin/keysy", None),
-        ] {
-            assert_eq!(find(method, path), found, "{method} {path}");
-        }
-    }
 }

@@ -88,6 +88,7 @@ mod tests {
             upstream: Some("u".into()),
             group_by: vec![Group::Team, Group::Model],
             limit: 5,
+            ..UsageQuery::default()
         };
         assert_eq!((query, format), (expected, Format::Csv));
         let (all, format) = read("").unwrap();

@@ -52,6 +52,21 @@ async fn a_repeat_gets_the_answer_of_the_first() {
     assert_eq!(executions(&stub), 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_token_got_the_answer_of_a_model_it_may_not_use() {
+    let stub = counting();
+    let first = exchange(&stub, keyed("k", BODY)).await;
+    let narrow = |key: &str| keyed(key, BODY).replace(KEY, "a.narrow.token");
+    let said = exchange(&stub, narrow("k")).await;
+    assert_eq!(said.header("idempotency-replayed"), None);
+    assert_ne!(said.body, first.body, "it is the engine that answers, with a refusal");
+    // Nor is what it is told the answer to those who may.
+    exchange(&stub, narrow("new")).await;
+    let wide = exchange(&stub, keyed("new", BODY)).await;
+    assert_eq!((wide.status, wide.header("idempotency-replayed")), (200, None));
+    assert_eq!(executions(&stub), 4);
+}
+
 #[tokio::test]
 async fn of_fifty_at_once_one_is_carried_out() {
     let go = Arc::new(Notify::new());
@@ -399,13 +414,12 @@ async fn without_a_keeper_the_header_means_nothing() {
     assert_eq!(executions(&stub), 2);
 }
 
-/// Cannot write.
-struct Full;
+/// Says the same of every key.
+struct Says(fn() -> Result<Begun>);
 
-impl Replays for Full {
+impl Replays for Says {
     fn begin(&self, _: ReplayKey) -> BoxFuture<'_, Result<Begun>> {
-        let error = Error::new(Kind::Internal, Origin::Gateway, "/secret/path: the disk is full");
-        Box::pin(std::future::ready(Err(error)))
+        Box::pin(std::future::ready((self.0)()))
     }
 
     fn sweep(&self) -> BoxFuture<'_, Result<()>> {
@@ -414,14 +428,21 @@ impl Replays for Full {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_noted_is_not_carried_out() {
+async fn what_cannot_be_noted_or_given_now_is_not_carried_out() {
     let stub = counting();
-    *stub.idempotency.lock().unwrap() = Some(Idempotency::new(Arc::new(Full), 10));
-    let said = exchange(&stub, keyed("k", BODY)).await;
-    assert_eq!((said.status, &*said.code()), (503, "idempotency_unavailable"));
-    assert_eq!(said.header("x-should-retry"), Some("true"));
-    assert_eq!(said.header("retry-after"), Some("1"));
-    assert!(!said.body.contains("disk"), "the file is nobody's business: {}", said.body);
+    let full =
+        || Err(Error::new(Kind::Internal, Origin::Gateway, "/secret/path: the disk is full"));
+    for (says, words) in
+        [(Says(full), "cannot be noted now"), (Says(|| Ok(Begun::Busy)), "answered")]
+    {
+        *stub.idempotency.lock().unwrap() = Some(Idempotency::new(Arc::new(says), 10));
+        let said = exchange(&stub, keyed("k", BODY)).await;
+        assert_eq!((said.status, &*said.code()), (503, "idempotency_unavailable"));
+        assert_eq!(said.header("x-should-retry"), Some("true"));
+        assert_eq!(said.header("retry-after"), Some("1"));
+        assert!(said.body.contains(words), "{}", said.body);
+        assert!(!said.body.contains("disk"), "the file is nobody's business: {}", said.body);
+    }
     assert_eq!(executions(&stub), 0);
     assert_eq!(exchange(&stub, post(CHAT, "", BODY)).await.status, 200);
 }

@@ -9,7 +9,7 @@ use tidegate_core::{Grant, Identity, Result, Tenant, Tokens};
 const TOKEN: &str = "/oauth/token";
 
 /// Issues words about what it was asked for.
-struct Issuer;
+pub(crate) struct Issuer;
 
 impl Tokens for Issuer {
     fn identify<'a>(&'a self, _: &'a str) -> Identity<'a> {

@@ -7,7 +7,7 @@ use std::{
 };
 use tidegate_core::{
     Answer, Body, BoxFuture, Call, ContentType, Error, Identity, Kind, MirrorState, ModelInfo,
-    Origin, RateLimits, Reply, Result, Served, Tenant, Tokens, UpstreamState,
+    Origin, RateLimits, Reply, Result, Scope, Served, Tenant, Tokens, UpstreamState,
 };
 use tidegate_http::{
     Callers, Drained, Idempotency, Options, Refusals, Refused, serve, serve_connection,
@@ -124,6 +124,11 @@ impl Answer for Stub {
         }
         let refused = Error::new(Kind::Unauthenticated, Origin::Caller, "this key is not known");
         match key {
+            // Of KEY, for another model than the one everybody asks for.
+            "a.narrow.token" => {
+                let scope = Scope::Models(vec!["another".into()]);
+                Identity::Known(Arc::new(Tenant { scope, ..Tenant::local() }))
+            }
             "asks.once.good" => Identity::Ask(Box::pin(async { Ok(Arc::new(Tenant::local())) })),
             "asks.once.bad" => Identity::Ask(Box::pin(async { Err(refused) })),
             "a.past.token" => Identity::Refused(Error::new(

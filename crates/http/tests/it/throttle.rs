@@ -2,6 +2,7 @@
 
 use crate::{
     admin::{Admin, TOKEN, is_problem},
+    oauth::Issuer,
     stub::{KEY, Said, Server, Stub, read_all},
 };
 use tidegate_http::Options;
@@ -43,12 +44,56 @@ async fn wrong_keys_are_slowed_and_valid_ones_pass() {
 }
 
 #[tokio::test]
+async fn of_two_keys_in_one_header_the_first_was_taken() {
+    let server = Server::start(&Stub::fine(), Options::default()).await;
+    for (one, other) in [(KEY, "tg-wrong"), ("tg-wrong", KEY), (KEY, KEY)] {
+        for name in ["X-Api-Key: ", "Api-Key: ", "Authorization: Bearer "] {
+            let said = ask(&server, &format!("{name}{one}\r\n{name}{other}\r\n")).await;
+            assert_eq!((said.status, said.code()), (400, "invalid_request_error".to_owned()));
+            assert!(said.body.contains("more than once"), "{}", said.body);
+        }
+    }
+    let both = format!("{}X-Api-Key: tg-wrong\r\n", key(KEY));
+    assert_eq!(ask(&server, &both).await.status, 200, "the first there is");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_bound_can_be_taken_away() {
     let options = Options { max_wrong_keys: 0, ..Options::default() };
     let server = Server::start(&Stub::fine(), options).await;
     for _ in 0..50 {
         assert_eq!(ask(&server, &key("tg-wrong")).await.status, 401);
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_showed_no_secret_was_told_that_it_is_wrong() {
+    let server = Server::start(&Stub::issuing(Issuer), Options::default()).await;
+    let ask = async |form: &str| {
+        let mut io = server.connect().await;
+        let request = format!(
+            "POST /oauth/token HTTP/1.1\r\nHost: gate\r\nConnection: close\r\nContent-Length: {}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\n\r\n{form}",
+            form.len()
+        );
+        io.write_all(request.as_bytes()).await.unwrap();
+        Said::parse(&read_all(&mut io).await)
+    };
+    for form in ["grant_type=client_credentials", "grant_type=client_credentials&client_id=good"] {
+        for _ in 0..12 {
+            let said = ask(form).await;
+            assert_eq!(said.status, 401);
+            assert!(said.body.contains("invalid_client"), "{}", said.body);
+            assert!(said.header("www-authenticate").is_some());
+        }
+    }
+    let guess = "grant_type=client_credentials&client_id=good&client_secret=guess";
+    for _ in 0..10 {
+        assert_eq!(ask(guess).await.status, 401);
+    }
+    assert_eq!(ask(guess).await.status, 429);
     server.stop().await;
 }
 

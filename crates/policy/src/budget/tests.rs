@@ -192,3 +192,34 @@ fn amounts_are_written_in_dollars() {
     assert!(serde_json::from_str::<Amounts>(r#"{"day": -1}"#).is_err());
     assert!(!budgets.is_none() && Budgets::from(Amounts::default()).is_none());
 }
+
+#[test]
+fn a_clock_that_was_a_year_ahead_for_a_while_blocks_no_day_after_it() {
+    check(
+        Budgets { month: Some(Money::DOLLAR.times(12)), ..day(10, true) },
+        "2026-11-21T10 reserve 1
+         2027-11-21T10 reserve 4
+         2027-11-21T10 settle 1 1
+         2026-11-21T11 reserve 6
+         2026-11-21T11 reserve 1 -> no day
+         2026-11-21T11 settle 2 4
+         2026-11-21T11 settle 4 6 -> day 50, day 80, day 100, month 50, month 80
+         2026-11-21T11 spent 10 10 11
+         2026-11-22T01 reserve 2
+         2026-11-22T01 settle 9 2 -> month 100
+         2026-11-22T01 spent 2 12 13
+         2026-12-01T01 reserve 10
+         2026-12-01T01 reserve 1 -> no day",
+    );
+}
+
+#[test]
+fn a_clock_that_is_set_back_over_midnight_opens_no_day_again() {
+    check(
+        day(10, true),
+        "2026-11-21T23 reserve 10
+         2026-11-22T00 reserve 10
+         2026-11-21T23 reserve 1 -> no day
+         2026-11-22T00 reserve 1 -> no day",
+    );
+}

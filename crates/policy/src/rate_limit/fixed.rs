@@ -33,7 +33,7 @@ impl Fixed {
         let after = self.used(now).saturating_add(cost);
         if after > self.rate.limit {
             // What is owed from before takes up whole windows to come.
-            let windows = (after - 1) / self.rate.limit;
+            let windows = (after - 1) / self.rate.limit.max(1);
             let more = windows.saturating_sub(1).min(u64::from(u32::MAX)) as u32;
             let wait = self.left(now).saturating_add(self.rate.per.saturating_mul(more));
             return Err(Refused { retry_after: Some(wait) });

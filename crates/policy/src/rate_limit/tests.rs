@@ -311,6 +311,7 @@ fn odd_rates_do_not_panic() {
             for n in 0..50u32 {
                 let now = start + Duration::from_secs(3600) * n;
                 let _ = limiter.ask(now, u64::MAX);
+                let _ = limiter.ask(now, 0);
                 let _ = limiter.take(now, u64::from(n));
                 let _ = limiter.take(now, u64::MAX);
                 for (units, used) in [(n.into(), u64::MAX), (u64::MAX, 0), (0, u64::MAX / 2)] {
@@ -340,5 +341,23 @@ impl Chance {
     fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
         (self.0 >> 33) % bound
+    }
+}
+
+#[test]
+fn a_limit_that_becomes_nothing_refuses_what_is_owed_and_divides_by_nothing() {
+    for algorithm in [
+        Algorithm::TokenBucket,
+        Algorithm::LeakyBucket,
+        Algorithm::FixedWindow,
+        Algorithm::SlidingWindow,
+    ] {
+        let now = Instant::now();
+        let mut limiter = Limiter::new(algorithm, Rate::per_minute(10));
+        limiter.take(now, 10).unwrap();
+        let changed = limiter.changed(now, algorithm, Rate::per_minute(0));
+        assert!(changed.ask(now, 1).is_err(), "{algorithm:?}");
+        // What is free may pass or wait, as the algorithm has it.
+        let _ = changed.ask(now, 0);
     }
 }

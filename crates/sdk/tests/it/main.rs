@@ -229,3 +229,18 @@ async fn a_fixed_concurrency_meets_a_hidden_limit_too() {
     };
     within_bounds(meet(100, fixed).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn openais_models_are_counted_by_their_own_tokenizer_where_it_is_compiled_in() {
+    let mut settings = settings(|_| ());
+    let mut model = settings.models["sim-small"].clone();
+    model.targets[0].model = Some("text-embedding-3-small".into());
+    settings.models.insert("embed".into(), model);
+    let few = LimitSettings { tokens_per_minute: Some(150), ..LimitSettings::default() };
+    settings.limits.models.insert("embed".into(), few);
+    // A hundred long words: a token each, and three by their bytes.
+    let body = serde_json::json!({ "model": "embed", "input": "information ".repeat(100) });
+    let client = client(&Sim::new(Options::default()), settings);
+    let answered = client.json(Operation::Embeddings, &body).await;
+    assert_eq!(answered.is_ok(), cfg!(feature = "tokens-exact"), "{answered:?}");
+}

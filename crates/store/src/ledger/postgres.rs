@@ -94,15 +94,15 @@ const FORGET: &str = "DELETE FROM tidegate_ledger WHERE (writer, sequence) IN
 const DIALECT: Dialect = Dialect {
     parameter: '$',
     day: "to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
-    instant: |second| format!("to_timestamp({second})"),
+    instant: |micros| format!("TIMESTAMPTZ 'epoch' + {micros} * INTERVAL '1 microsecond'"),
 };
 
 impl Address {
     /// A connection to a database that has our tables.
     async fn connect(&self, statement: Duration) -> Result<Session, Trouble> {
         let connecting = async {
-            let (client, connection) =
-                self.config.connect(self.tls.clone()).await.map_err(Trouble::of)?;
+            let connected = self.config.connect(self.tls.clone()).await;
+            let (client, connection) = connected.map_err(|cause| self.refused(cause))?;
             let mut session = Session { client, connection: connection.map(drop).boxed().shared() };
             let millis = statement.as_millis();
             let set = format!("SET statement_timeout = {millis}; SET lock_timeout = {millis}");
@@ -113,6 +113,17 @@ impl Address {
         timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
             Err(Trouble { why: "no answer to a new connection within 5 s".to_owned() })
         })
+    }
+
+    /// Why there is no connection. Whatever listens there has been told the password, and is not
+    /// to repeat it.
+    fn refused(&self, cause: tokio_postgres::Error) -> Trouble {
+        let Trouble { why } = Trouble::of(cause);
+        let password = self.config.get_password().map(String::from_utf8_lossy);
+        match password.filter(|password| !password.is_empty()) {
+            Some(password) => Trouble { why: why.replace(&*password, "[redacted]") },
+            None => Trouble { why },
+        }
     }
 }
 

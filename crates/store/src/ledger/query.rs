@@ -1,6 +1,9 @@
 //! The one question that is asked of a ledger, in the SQL both databases speak.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    time::{SystemTime, UNIX_EPOCH},
+};
 use tidegate_core::{Group, Money, Usage, UsageQuery, UsageRow};
 
 /// Where the two differ.
@@ -9,7 +12,7 @@ pub(super) struct Dialect {
     pub(super) parameter: char,
     /// The day of `at`, UTC, as `2026-11-21`.
     pub(super) day: &'static str,
-    /// What a Unix second is compared with `at` as.
+    /// What microseconds since 1970 are compared with `at` as.
     pub(super) instant: fn(u64) -> String,
 }
 
@@ -47,9 +50,18 @@ pub(super) fn statement<'q>(query: &'q UsageQuery, dialect: &Dialect) -> (String
     let mut written = |piece: std::fmt::Arguments<'_>| {
         sql.write_fmt(piece).expect("a string takes what is written");
     };
-    for (second, compared) in [(query.from, ">="), (query.to, "<")] {
-        if let Some(second) = second {
-            written(format_args!(" AND at {compared} {}", (dialect.instant)(second.min(LAST))));
+    let of_second = |second: u64| second.min(LAST) * 1_000_000;
+    let of_moment = |moment: SystemTime| {
+        let since = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX).min(of_second(LAST))
+    };
+    for (micros, compared) in [
+        (query.from.map(of_second), ">="),
+        (query.to.map(of_second), "<"),
+        (query.before.map(of_moment), "<"),
+    ] {
+        if let Some(micros) = micros {
+            written(format_args!(" AND at {compared} {}", (dialect.instant)(micros)));
         }
     }
     let mut parameters = Vec::new();
@@ -63,6 +75,9 @@ pub(super) fn statement<'q>(query: &'q UsageQuery, dialect: &Dialect) -> (String
             parameters.push(&**only);
             written(format_args!(" AND {column} = {}{}", dialect.parameter, parameters.len()));
         }
+    }
+    if query.without_mirrors {
+        written(format_args!(" AND cause <> 'mirror'"));
     }
     if !groups.is_empty() {
         let groups = groups.join(", ");
@@ -93,7 +108,7 @@ pub(super) fn row(of: Vec<String>, numbers: [i64; NUMBERS]) -> UsageRow {
         attempts,
         calls,
         failed,
-        usage: Usage { input, cached_input, output, reasoning },
+        usage: Usage { input, cached_input, output, reasoning, ..Usage::default() },
         cost: Money::from_pico(1_000_000).times(micro).plus(Money::from_pico(pico)),
         unpriced,
     }

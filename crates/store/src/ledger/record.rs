@@ -253,7 +253,7 @@ pub(super) mod tests {
             upstream: "u".into(),
             upstream_model: "um".into(),
             failure: (!index.is_multiple_of(2)).then_some(Class::Fault),
-            usage: Usage { input: 1, cached_input: 2, output: 3, reasoning: 4 },
+            usage: Usage { input: 1, cached_input: 2, cache_write: 0, output: 3, reasoning: 4 },
             told: true,
             cost: (index != 3).then(|| Money::from_pico(7)),
         }

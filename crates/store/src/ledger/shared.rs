@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) last: u64,
     /// Entries for which there was no room.
     pub(super) lost: u64,
+    /// Of those that were given a place, lost at the end.
+    pub(super) given_up: u64,
     /// What lies in files, oldest first; those of other processes before our own.
     pub(super) segments: VecDeque<Segment>,
     /// The journal cannot be written.

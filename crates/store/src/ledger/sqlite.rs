@@ -52,7 +52,7 @@ const STEPS: [&str; 1] = ["
 const DIALECT: Dialect = Dialect {
     parameter: '?',
     day: "strftime('%Y-%m-%d', at / 1000000, 'unixepoch')",
-    instant: |second| format!("{second}000000"),
+    instant: |micros| micros.to_string(),
 };
 
 /// How long a statement waits for another process that writes.

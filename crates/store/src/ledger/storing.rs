@@ -58,6 +58,7 @@ pub(super) fn run(shared: &Arc<Shared>, database: Box<dyn Database>, retention: 
     let left = mem::take(&mut state.segments);
     let lost = mem::take(&mut state.waiting).len();
     state.lost += lost as u64;
+    state.given_up = lost as u64;
     drop(state);
     delete(stored);
     drop(left);

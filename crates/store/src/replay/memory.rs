@@ -3,6 +3,7 @@
 use super::{Options, full, now, ran};
 use parking_lot::Mutex;
 use std::{
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
     sync::Arc,
 };
@@ -22,8 +23,8 @@ pub struct Memory {
 #[derive(Default)]
 struct State {
     rows: HashMap<Id, Row>,
-    /// Every row, oldest first, and of others that are gone their numbers.
-    by_age: VecDeque<(Id, u64)>,
+    /// Every row by its caller, oldest first, and of others that are gone their numbers.
+    by_age: HashMap<u64, VecDeque<(Id, u64)>>,
     /// The same of those with an answer, by when it came.
     answers: VecDeque<(Id, u64)>,
     /// Of all answers together.
@@ -65,7 +66,7 @@ impl Memory {
         let number = state.begun;
         let row = Row { number, request: key.request, begun_at: now, stage: Stage::Running };
         state.rows.insert(key.id, row);
-        state.by_age.push_back((key.id, number));
+        state.by_age.entry(key.caller).or_default().push_back((key.id, number));
         let (state, max_bytes) = (Arc::clone(&self.state), self.options.max_bytes);
         Ok(Begun::Fresh(Box::new(Running { state, max_bytes, id: key.id, number })))
     }
@@ -75,7 +76,10 @@ impl Memory {
         state.rows.retain(|_, row| matches!(row.stage, Stage::Running) || row.begun_at > cutoff);
         let State { rows, by_age, answers, .. } = state;
         let is_there = |(id, number): &(Id, u64)| rows.get(id).is_some_and(|r| r.number == *number);
-        by_age.retain(is_there);
+        by_age.retain(|_, of_one| {
+            of_one.retain(is_there);
+            !of_one.is_empty()
+        });
         answers.retain(is_there);
         state.bytes = state.rows.values().map(Row::bytes).sum();
     }
@@ -117,22 +121,33 @@ impl State {
         self.bytes -= self.rows.remove(id).map_or(0, |row| row.bytes());
     }
 
-    /// Forgets the oldest ended row when there are too many.
+    /// Forgets the oldest ended row of the caller that has most, when there are too many.
     fn make_room(&mut self, max_keys: u64) -> Result<(), Error> {
-        let mut looked_at = 0;
         while self.rows.len() as u64 >= max_keys {
-            let oldest = (looked_at < max_keys).then(|| self.by_age.pop_front()).flatten();
-            let Some((id, number)) = oldest else { return Err(full(max_keys)) };
-            match self.rows.get(&id).filter(|row| row.number == number) {
-                Some(Row { stage: Stage::Running, .. }) => {
-                    looked_at += 1;
-                    self.by_age.push_back((id, number));
-                }
-                Some(_) => self.remove(&id),
-                None => {}
-            }
+            let Some(id) = self.oldest_ended() else { return Err(full(max_keys)) };
+            self.remove(&id);
         }
         Ok(())
+    }
+
+    fn oldest_ended(&mut self) -> Option<Id> {
+        let mut callers: Vec<&mut VecDeque<(Id, u64)>> = self.by_age.values_mut().collect();
+        callers.sort_by_key(|of_one| Reverse(of_one.len()));
+        for of_one in callers {
+            let mut at = 0;
+            while let Some((id, number)) = of_one.get(at).copied() {
+                match self.rows.get(&id).filter(|row| row.number == number) {
+                    Some(Row { stage: Stage::Running, .. }) => at += 1,
+                    found => {
+                        of_one.remove(at);
+                        if found.is_some() {
+                            return Some(id);
+                        }
+                    }
+                }
+            }
+        }
+        None
     }
 
     fn end(&mut self, id: Id, number: u64, ended: Ended, max_bytes: u64) {

@@ -9,8 +9,11 @@
 //! ```
 //!
 //! *Bounds:* answers together are at most `max_bytes`; the oldest make room, and leave a row that
-//! says so. Rows are at most `max_keys`; at that the oldest ended one is forgotten early.
+//! says so. Rows are at most `max_keys`; at that the oldest ended ones of the caller that has most
+//! are forgotten early: a million cost one caller a minute of requests that are refused, and would
+//! have every other's repeats carried out twice.
 
+mod lent;
 mod memory;
 mod owner;
 mod sqlite;
@@ -29,7 +32,7 @@ pub struct Options {
     pub ttl: Duration,
     /// Answers together, in bytes. Default 1 GiB.
     pub max_bytes: u64,
-    /// Keys, those without an answer included: about 200 bytes each. Default a million.
+    /// Keys, those without an answer included: about 250 bytes each. Default a million.
     pub max_keys: u64,
 }
 

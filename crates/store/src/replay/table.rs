@@ -1,27 +1,26 @@
 //! The file of kept answers: its table, and what is asked of it. On the writer's thread only.
 
-use super::{Options, full, now, owner::Owner, ran};
-use crate::sqlite::{Identity, still_there};
-use rusqlite::{
-    Connection, Error as Sql, OpenFlags, OptionalExtension as _, TransactionBehavior, params,
+use super::{Options, full, lent::Lending, now, owner::Owner, ran};
+use crate::{
+    schema::{Schema, Unusable},
+    sqlite::{Identity, still_there},
 };
+use rusqlite::{Connection, Error as Sql, OptionalExtension as _, params};
 use std::{
+    collections::{HashMap, hash_map::Entry},
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
 };
 use tidegate_core::{Begun, Ended, Error, KeptAnswer, ReplayKey, Unkept};
 
-/// "TGIK", in the header of every such file.
-const APPLICATION_ID: i32 = 0x5447_494b;
-const VERSION: i64 = 1;
-/// How long a statement waits for another process that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows deleted, or answers pushed out, in one transaction at most.
 const AT_ONCE: i64 = 256;
 
-const SCHEMA: &str = "
+/// "TGIK" in the header.
+const SCHEMA: Schema = Schema { application_id: 0x5447_494b, steps: &STEPS };
+
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE replays (
         id           BLOB    PRIMARY KEY NOT NULL,
         request      BLOB    NOT NULL,
@@ -35,7 +34,13 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX replays_by_age ON replays (begun_at);
     CREATE INDEX replays_with_answer ON replays (begun_at, bytes) WHERE bytes > 0;
-";
+",
+    // Whose key it is, as a hash; 0 for those from before.
+    "
+    ALTER TABLE replays ADD COLUMN caller INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX replays_by_caller ON replays (caller, begun_at);
+",
+];
 
 /// `stage` of a row.
 const RUNNING: i64 = 0;
@@ -47,16 +52,20 @@ const PUSHED_OUT: i64 = 4;
 /// Why a piece of work was not done.
 pub(super) enum Trouble {
     /// The file cannot be used.
-    Sql(Sql),
-    /// Something else than one of our databases is there.
-    Foreign,
+    File(Unusable),
     /// Our own refusal; nothing was written for it.
     Refused(Error),
 }
 
+impl From<Unusable> for Trouble {
+    fn from(why: Unusable) -> Self {
+        Self::File(why)
+    }
+}
+
 impl From<Sql> for Trouble {
     fn from(cause: Sql) -> Self {
-        Self::Sql(cause)
+        Self::File(cause.into())
     }
 }
 
@@ -69,24 +78,31 @@ pub(super) struct Table {
     /// Rows and bytes of answers, as this process knows them: brought up to date by each sweep.
     keys: u64,
     bytes: u64,
+    /// Rows of each caller, likewise; after a failure they may be off until they are counted again.
+    of_callers: HashMap<i64, u64>,
+    is_off: bool,
+    lending: Lending,
 }
 
 impl Table {
     /// Opens the file, which is there already, if only as an empty one.
     pub(super) fn open(path: &Path, options: Options) -> Result<Self, Trouble> {
-        let give_up = Instant::now() + BUSY_TIMEOUT;
-        let connection = loop {
-            match connect(path) {
-                // Two that switch to the write-ahead log at once are told so without a wait.
-                Err(Trouble::Sql(cause)) if is_busy(&cause) && Instant::now() < give_up => {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                done => break done?,
-            }
-        };
+        let connection = SCHEMA.open(path)?;
+        // What was deleted is an answer somebody got: it is to be gone from the file too.
+        connection.pragma_update(None, "secure_delete", true)?;
         let opened = Identity::of(path).ok().flatten();
         let path = path.to_owned();
-        let mut table = Self { connection, path, opened, options, keys: 0, bytes: 0 };
+        let mut table = Self {
+            connection,
+            path,
+            opened,
+            options,
+            keys: 0,
+            bytes: 0,
+            of_callers: HashMap::new(),
+            is_off: false,
+            lending: Lending::default(),
+        };
         table.count()?;
         Ok(table)
     }
@@ -102,6 +118,7 @@ impl Table {
         let done = self.transaction(work);
         if done.is_err() {
             (self.keys, self.bytes) = counts;
+            self.is_off = true;
         }
         done
     }
@@ -136,16 +153,19 @@ impl Table {
             }
             Some(row) if is_expired(&row) => self.remove(&key.id)?,
             Some(row) if !row.is_same => return Ok(Some(Begun::Mismatch)),
-            Some(row) => return self.says(&key.id, row.stage).map(Some),
+            Some(row) => return Ok(Some(self.says(&key.id, &row)?)),
             None => {}
         }
         self.make_room(owner)?;
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO replays (id, request, stage, owner, begun_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO replays (id, request, stage, owner, begun_at, caller)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?;
-        insert.execute(params![key.id, key.request, RUNNING, owner.id, now])?;
+        let caller = key.caller.cast_signed();
+        insert.execute(params![key.id, key.request, RUNNING, owner.id, now, caller])?;
         drop(insert);
         self.keys += 1;
+        *self.of_callers.entry(caller).or_default() += 1;
         Ok(None)
     }
 
@@ -185,12 +205,14 @@ impl Table {
 
     /// Nothing is kept of the execution that `owner` began.
     pub(super) fn abandon(&mut self, id: &[u8; 32], owner: &Owner) -> Result<(), Trouble> {
-        let mut delete = self
-            .connection
-            .prepare_cached("DELETE FROM replays WHERE id = ?1 AND stage = ?2 AND owner = ?3")?;
-        let gone = delete.execute(params![id, RUNNING, owner.id])?;
+        let mut delete = self.connection.prepare_cached(
+            "DELETE FROM replays WHERE id = ?1 AND stage = ?2 AND owner = ?3 RETURNING caller",
+        )?;
+        let gone = delete.query_row(params![id, RUNNING, owner.id], |row| row.get(0)).optional()?;
         drop(delete);
-        self.keys = self.keys.saturating_sub(gone as u64);
+        if let Some(caller) = gone {
+            self.one_less(caller);
+        }
         Ok(())
     }
 
@@ -237,61 +259,101 @@ impl Table {
     }
 
     /// What a row that has ended, or whose process has, says.
-    fn says(&mut self, id: &[u8; 32], stage: i64) -> Result<Begun, Trouble> {
-        Ok(match stage {
-            DONE => Begun::Done(self.answer(id)?),
+    fn says(&mut self, id: &[u8; 32], row: &Row) -> Result<Begun, Sql> {
+        Ok(match row.stage {
+            DONE => self.answer(id, row)?.map_or(Begun::Busy, Begun::Done),
             TOO_LONG => Begun::Unkept(Unkept::TooLong),
             PUSHED_OUT => Begun::Unkept(Unkept::PushedOut),
             _ => Begun::Unkept(Unkept::Interrupted),
         })
     }
 
-    fn answer(&self, id: &[u8; 32]) -> Result<KeptAnswer, Sql> {
-        let mut select = self
+    /// `None` while too many others are being given.
+    fn answer(&mut self, id: &[u8; 32], row: &Row) -> Result<Option<KeptAnswer>, Sql> {
+        let mut head = self
             .connection
-            .prepare_cached("SELECT status, content_type, body FROM replays WHERE id = ?1")?;
-        select.query_row([id], |row| {
-            Ok(KeptAnswer {
-                status: row.get(0)?,
-                content_type: Arc::from(row.get_ref(1)?.as_str()?),
-                body: row.get::<_, Vec<u8>>(2)?.into(),
-            })
-        })
+            .prepare_cached("SELECT status, content_type, bytes FROM replays WHERE id = ?1")?;
+        let (status, content_type, length) = head.query_row([id], |row| {
+            Ok((row.get(0)?, Arc::from(row.get_ref(1)?.as_str()?), row.get(2)?))
+        })?;
+        let read = || {
+            let mut body =
+                self.connection.prepare_cached("SELECT body FROM replays WHERE id = ?1")?;
+            body.query_row([id], |row| row.get(0))
+        };
+        let body = self.lending.lend((*id, row.begun_at), length, read)?;
+        Ok(body.map(|body| KeptAnswer { status, content_type, body }))
     }
 
     fn remove(&mut self, id: &[u8; 32]) -> Result<(), Sql> {
-        let mut delete =
-            self.connection.prepare_cached("DELETE FROM replays WHERE id = ?1 RETURNING bytes")?;
-        let bytes: Option<u64> = delete.query_row([id], |row| row.get(0)).optional()?;
+        let mut delete = self
+            .connection
+            .prepare_cached("DELETE FROM replays WHERE id = ?1 RETURNING bytes, caller")?;
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, u64>(0)?, row.get(1)?));
+        let gone = delete.query_row([id], read).optional()?;
         drop(delete);
-        self.keys = self.keys.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes.unwrap_or(0));
+        if let Some((bytes, caller)) = gone {
+            self.bytes = self.bytes.saturating_sub(bytes);
+            self.one_less(caller);
+        }
         Ok(())
     }
 
-    /// Forgets the oldest ended row when there are too many.
+    fn one_less(&mut self, caller: i64) {
+        self.keys = self.keys.saturating_sub(1);
+        if let Entry::Occupied(mut rows) = self.of_callers.entry(caller) {
+            *rows.get_mut() -= 1;
+            if *rows.get() == 0 {
+                rows.remove();
+            }
+        }
+    }
+
+    /// Forgets the oldest ended rows of the caller that has most, when there are too many.
     fn make_room(&mut self, owner: &Owner) -> Result<(), Trouble> {
         if self.keys < self.options.max_keys {
             return Ok(());
         }
-        // Of processes that ended too, so that their rows cannot fill the table for good.
-        let mut oldest = self
-            .connection
-            .prepare_cached("SELECT id, stage, owner FROM replays ORDER BY begun_at")?;
-        let mut rows = oldest.query([])?;
-        let mut found = None;
-        while let Some(row) = rows.next()? {
+        if self.is_off {
+            self.count()?;
+        }
+        let most = self.of_callers.iter().max_by_key(|(_, rows)| **rows).map(|(caller, _)| *caller);
+        // Some at once: the search is for them all.
+        let at_once = (self.keys / 64).clamp(1, AT_ONCE.cast_unsigned()) as usize;
+        let mut found = self.oldest_ended(owner, most, at_once)?;
+        if found.is_empty() {
+            found = self.oldest_ended(owner, None, 1)?;
+        }
+        if found.is_empty() {
+            return Err(Trouble::Refused(full(self.options.max_keys)));
+        }
+        for id in found {
+            self.remove(&id)?;
+        }
+        Ok(())
+    }
+
+    /// So many of one caller, or of all.
+    fn oldest_ended(
+        &self,
+        owner: &Owner,
+        caller: Option<i64>,
+        count: usize,
+    ) -> Result<Vec<[u8; 32]>, Sql> {
+        let mut oldest = self.connection.prepare_cached(match caller {
+            Some(_) => "SELECT id, stage, owner FROM replays WHERE caller = ?1 ORDER BY begun_at",
+            None => "SELECT id, stage, owner FROM replays WHERE ?1 IS NULL ORDER BY begun_at",
+        })?;
+        let (mut rows, mut found) = (oldest.query([caller])?, Vec::new());
+        while let Some(row) = rows.next()?
+            && found.len() < count
+        {
+            // Of processes that ended too, so that their rows cannot fill the table for good.
             if row.get::<_, i64>(1)? != RUNNING || !owner.is_alive(row.get(2)?) {
-                found = Some(row.get::<_, [u8; 32]>(0)?);
-                break;
+                found.push(row.get(0)?);
             }
         }
-        drop(rows);
-        drop(oldest);
-        match found {
-            Some(id) => Ok(self.remove(&id)?),
-            None => Err(Trouble::Refused(full(self.options.max_keys))),
-        }
+        Ok(found)
     }
 
     /// Lets the oldest answers go while there are too many bytes of them.
@@ -322,8 +384,14 @@ impl Table {
 
     /// Counts what is there, other processes' rows too.
     fn count(&mut self) -> Result<(), Sql> {
-        self.keys =
-            self.connection.query_row("SELECT count(*) FROM replays", [], |row| row.get(0))?;
+        let mut of_callers = self
+            .connection
+            .prepare_cached("SELECT caller, count(*) FROM replays GROUP BY caller")?;
+        self.of_callers = of_callers
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        self.keys = self.of_callers.values().sum();
+        self.is_off = false;
         self.bytes = self.connection.query_row(
             "SELECT coalesce(sum(bytes), 0) FROM replays WHERE bytes > 0",
             [],
@@ -347,43 +415,4 @@ const fn stage_of(why: Unkept) -> i64 {
         Unkept::TooLong => TOO_LONG,
         Unkept::PushedOut => PUSHED_OUT,
     }
-}
-
-fn connect(path: &Path) -> Result<Connection, Trouble> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    let moment = connection.unchecked_transaction()?;
-    let tables: i64 =
-        moment.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let id: i32 = moment.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let version: i64 = moment.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    drop(moment);
-    let is_new = id == 0 && tables == 0;
-    if !is_new && (id != APPLICATION_ID || version != VERSION) {
-        return Err(Trouble::Foreign);
-    }
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
-    // What was deleted is an answer somebody got: it is to be gone from the file too.
-    connection.pragma_update(None, "secure_delete", true)?;
-    make(&mut connection)?;
-    Ok(connection)
-}
-
-/// Makes the table; another process may be doing the same.
-fn make(connection: &mut Connection) -> Result<(), Sql> {
-    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: i64 = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version != VERSION {
-        change.execute_batch(SCHEMA)?;
-        change.pragma_update(None, "application_id", APPLICATION_ID)?;
-        change.pragma_update(None, "user_version", VERSION)?;
-    }
-    change.commit()
-}
-
-fn is_busy(cause: &Sql) -> bool {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
-    matches!(cause.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
 }

@@ -5,20 +5,35 @@ use rusqlite::ErrorCode;
 use std::{fs, io, path::Path};
 use tidegate_core::{Error, Kind, Origin, Result};
 
-/// Which file was opened, whatever its name is now.
+/// Which file was opened, whatever its name is now, and which write-ahead log.
+///
+/// *Why the log too:* SQLite would go on with one that has no name any more. What is committed to
+/// it is seen by no other process, and gone if this one is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
+    file: Inode,
+    log: Option<Inode>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Inode {
     device: u64,
-    inode: u64,
+    number: u64,
 }
 
 impl Identity {
-    /// Of the file that has this name now; `None` where systems have no such thing.
+    /// Of the file that has this name now, after it was read through an open connection (which
+    /// makes the log); `None` where systems have no such thing.
     #[cfg(unix)]
     pub(crate) fn of(path: &Path) -> io::Result<Option<Self>> {
         use std::os::unix::fs::MetadataExt;
-        let file = fs::metadata(path)?;
-        Ok(Some(Self { device: file.dev(), inode: file.ino() }))
+        let inode = |path: &Path| {
+            let file = fs::metadata(path)?;
+            Ok::<_, io::Error>(Inode { device: file.dev(), number: file.ino() })
+        };
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        Ok(Some(Self { file: inode(path)?, log: inode(Path::new(&log)).ok() }))
     }
 
     /// Of the file that has this name now; `None` where systems have no such thing.
@@ -28,7 +43,7 @@ impl Identity {
     }
 }
 
-/// Refuses a state whose file was deleted or replaced since it was opened.
+/// Refuses a state whose file, or its log, was deleted or replaced since it was opened.
 ///
 /// SQLite would go on with the file that has no name any more: what is written to it is lost.
 /// Taking over another file by itself would end every key that is not in it.
@@ -37,8 +52,8 @@ pub(crate) fn still_there(path: &Path, opened: Option<Identity>) -> Result<()> {
         return Ok(());
     }
     let message = format!(
-        "{} was deleted or replaced while it was open: put it back, or restart to use what is \
-         there now",
+        "{} or its -wal was deleted or replaced while it was open: put it back, or restart to use \
+         what is there now",
         path.display()
     );
     Err(Error::new(Kind::Internal, Origin::Gateway, message))
@@ -77,6 +92,15 @@ fn not_writable(path: &Path, cause: io::Error) -> Error {
         ),
         cause,
     )
+}
+
+/// Of a row that a person must mend.
+pub(super) fn unreadable(path: &Path, why: &str) -> Error {
+    let message = format!(
+        "{} holds a key whose row cannot be read ({why}): mend or delete that row",
+        path.display()
+    );
+    Error::new(Kind::Internal, Origin::Gateway, message)
 }
 
 pub(super) fn unusable(path: &Path, cause: Unusable) -> Error {

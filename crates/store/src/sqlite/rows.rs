@@ -1,7 +1,7 @@
 //! Keys as rows: how a record is written and read.
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, types::Type};
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 use tidegate_core::{Budgets, Former, KeyRecord, Limits, Money, Scope};
 
 /// Adds `record`.
@@ -71,19 +71,63 @@ fn write(connection: &Connection, record: &KeyRecord, sql: &str) -> rusqlite::Re
     Ok(())
 }
 
-/// Every key, oldest first.
-pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<KeyRecord>> {
-    let mut select = connection.prepare_cached("SELECT * FROM keys ORDER BY created_at, rowid")?;
-    select.query_map([], read)?.collect()
+/// Keys as they were read.
+#[derive(Default)]
+pub(super) struct Read {
+    /// Oldest first.
+    pub(super) records: Vec<KeyRecord>,
+    /// Ids of those that are there, but damaged.
+    pub(super) unreadable: Vec<Arc<str>>,
+    /// What is wrong with the first of these.
+    pub(super) why: Option<String>,
+}
+
+/// The keys that changed after this version, oldest first.
+pub(super) fn changed_since(connection: &Connection, version: i64) -> rusqlite::Result<Read> {
+    let mut select = connection
+        .prepare_cached("SELECT * FROM keys WHERE changed > ?1 ORDER BY created_at, rowid")?;
+    let (mut rows, mut words) = (select.query([version])?, Words::default());
+    let mut found = Read::default();
+    while let Some(row) = rows.next()? {
+        match read(row, &mut words) {
+            Ok(record) => found.records.push(record),
+            Err(cause) => {
+                let id: Arc<str> = row.get("id")?;
+                found.why.get_or_insert_with(|| format!("{id}: {cause}"));
+                found.unreadable.push(id);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether there is a key.
+pub(super) fn is_there_any(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT EXISTS (SELECT 1 FROM keys)", [], |row| row.get(0))
 }
 
 /// The key of this id.
 pub(super) fn one(connection: &Connection, id: &str) -> rusqlite::Result<Option<KeyRecord>> {
     let mut select = connection.prepare_cached("SELECT * FROM keys WHERE id = ?1")?;
-    select.query_row([id], read).optional()
+    select.query_row([id], |row| read(row, &mut Words::default())).optional()
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
+/// Words that were read before: keys name the same teams and models, and each is kept once.
+#[derive(Default)]
+struct Words(HashSet<Arc<str>>);
+
+impl Words {
+    fn share(&mut self, word: String) -> Arc<str> {
+        if let Some(known) = self.0.get(&*word) {
+            return known.clone();
+        }
+        let word: Arc<str> = word.into();
+        self.0.insert(word.clone());
+        word
+    }
+}
+
+fn read(row: &Row<'_>, words: &mut Words) -> rusqlite::Result<KeyRecord> {
     let money =
         |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<u64>>(column)?.map(Money::from_pico));
     let limits = Limits {
@@ -105,10 +149,10 @@ fn read(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
         hash: row.get("hash")?,
         former: former.0.zip(former.1).map(|(hash, until)| Former { hash, until }),
         name: row.get("name")?,
-        team: row.get("team")?,
+        team: row.get::<_, Option<String>>("team")?.map(|team| words.share(team)),
         scope: match row.get::<_, Option<String>>("models")? {
             None => Scope::All,
-            Some(models) => Scope::Models(read_models(&models)?),
+            Some(models) => Scope::Models(read_models(&models, words)?),
         },
         limits: row.get::<_, bool>("has_limits")?.then_some(limits),
         budgets,
@@ -118,8 +162,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     })
 }
 
-fn read_models(text: &str) -> rusqlite::Result<Vec<Arc<str>>> {
+fn read_models(text: &str, words: &mut Words) -> rusqlite::Result<Vec<Arc<str>>> {
     let models: Vec<String> = serde_json::from_str(text)
         .map_err(|cause| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, cause.into()))?;
-    Ok(models.into_iter().map(Into::into).collect())
+    Ok(models.into_iter().map(|model| words.share(model)).collect())
 }

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 /// "TGAT" in the header.
 pub(super) const SCHEMA: Schema = Schema { application_id: 0x5447_4154, steps: &STEPS };
 
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
     CREATE TABLE keys (
         id TEXT PRIMARY KEY NOT NULL,
@@ -41,10 +41,47 @@ const STEPS: [&str; 2] = [
     CREATE TRIGGER key_deleted AFTER DELETE ON keys
         BEGIN UPDATE keys_version SET version = version + 1; END;
 ",
+    // Which keys changed since a version, so that nobody has to read them all. `gone` is the version
+    // of the last change that no row tells of: one was deleted, or got another id.
+    "
+    ALTER TABLE keys ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE keys_version ADD COLUMN gone INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX keys_by_change ON keys (changed);
+    DROP TRIGGER key_inserted;
+    DROP TRIGGER key_updated;
+    DROP TRIGGER key_deleted;
+    CREATE TRIGGER key_inserted AFTER INSERT ON keys BEGIN
+        UPDATE keys_version SET version = version + 1;
+        UPDATE keys SET changed = (SELECT version FROM keys_version) WHERE rowid = NEW.rowid;
+    END;
+    CREATE TRIGGER key_updated
+        AFTER UPDATE OF id, hash, former_hash, former_until, name, team, models, has_limits,
+            requests_per_minute, tokens_per_minute, cost_per_minute, concurrency,
+            budget_day, budget_month, budget_total, budget_hard,
+            created_at, expires_at, revoked_at
+        ON keys BEGIN
+        UPDATE keys_version SET version = version + 1,
+            gone = CASE WHEN OLD.id = NEW.id THEN gone ELSE version + 1 END;
+        UPDATE keys SET changed = (SELECT version FROM keys_version) WHERE rowid = NEW.rowid;
+    END;
+    CREATE TRIGGER key_deleted AFTER DELETE ON keys BEGIN
+        UPDATE keys_version SET version = version + 1, gone = version + 1;
+    END;
+",
 ];
 
-/// A number that moves with every change of a key.
-pub(super) fn keys_version(connection: &Connection) -> rusqlite::Result<i64> {
-    let mut select = connection.prepare_cached("SELECT version FROM keys_version")?;
-    select.query_row([], |row| row.get(0))
+/// No version is this one: whatever there is changed after it.
+pub(super) const NEVER: i64 = -1;
+
+/// Numbers that move with changes of keys.
+pub(super) struct Versions {
+    /// With every change.
+    pub(super) version: i64,
+    /// What the version was after the last change that no row tells of.
+    pub(super) gone: i64,
+}
+
+pub(super) fn versions(connection: &Connection) -> rusqlite::Result<Versions> {
+    let mut select = connection.prepare_cached("SELECT version, gone FROM keys_version")?;
+    select.query_row([], |row| Ok(Versions { version: row.get(0)?, gone: row.get(1)? }))
 }

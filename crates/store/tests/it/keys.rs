@@ -267,6 +267,13 @@ async fn a_state_that_is_deleted_or_replaced_locks_nobody_out() {
     survives(replace, words).await;
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_deleted_write_ahead_log_parted_gateways_and_said_nothing() {
+    let log = |path: &Path| fs::remove_file(path.with_extension("sqlite-wal")).unwrap();
+    survives(log, "was deleted or replaced").await;
+}
+
 #[tokio::test]
 async fn a_damaged_row_locks_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
@@ -282,6 +289,69 @@ async fn a_damaged_row_locks_nobody_out() {
         .unwrap();
     store.refresh().await.unwrap();
     assert!(store.identify(secret.expose()).is_none(), "and mended as soon as it can be read");
+}
+
+#[tokio::test]
+async fn a_damaged_row_held_up_every_other_keys_revocation_and_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (gateway, admin) = (Sqlite::open(dir.path()).unwrap(), Sqlite::open(dir.path()).unwrap());
+    let (secret, made) = admin.create_key(KeyChange::default()).await.unwrap();
+    let (spoilt, its) = admin.create_key(KeyChange::default()).await.unwrap();
+    gateway.refresh().await.unwrap();
+    let other = rusqlite::Connection::open(Sqlite::path_in(dir.path())).unwrap();
+    other.execute("UPDATE keys SET models = 'no list' WHERE id = ?1", [&*its.id]).unwrap();
+    let error = gateway.refresh().await.unwrap_err();
+    assert!(error.message().contains(&*its.id), "names the row: {error}");
+
+    assert!(admin.revoke_key(&made.id).await.unwrap());
+    gateway.refresh().await.unwrap_err();
+    for store in [&gateway, &admin] {
+        assert!(store.identify(secret.expose()).is_none());
+        assert!(store.identify(spoilt.expose()).is_some(), "known from before");
+    }
+    let (good, _) = admin.create_key(KeyChange::default()).await.unwrap();
+    // All are read anew, and what is known of the damaged one stays.
+    other.execute("DELETE FROM keys WHERE id = ?1", [&*made.id]).unwrap();
+    gateway.refresh().await.unwrap_err();
+    assert!(gateway.identify(spoilt.expose()).is_some());
+
+    let started = Sqlite::open(dir.path()).unwrap();
+    assert!(!started.is_empty().await.unwrap(), "no first key is made");
+    assert!(started.identify(good.expose()).is_some());
+    assert!(started.identify(spoilt.expose()).is_none(), "nobody knows what it may do");
+    let error = started.refresh().await.unwrap_err();
+    assert!(error.message().contains(&*its.id), "{error}");
+}
+
+#[tokio::test]
+async fn a_change_of_one_key_read_all_the_others_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (Sqlite::open(dir.path()).unwrap(), Sqlite::open(dir.path()).unwrap());
+    let (secret, _) = one.create_key(everything()).await.unwrap();
+    two.refresh().await.unwrap();
+    let holders = || [&one, &two].map(|store| store.identify(secret.expose()).unwrap());
+    let before = holders();
+    let (other, made) = one.create_key(KeyChange::default()).await.unwrap();
+    two.refresh().await.unwrap();
+    assert!(two.identify(other.expose()).is_some());
+    two.revoke_key(&made.id).await.unwrap();
+    one.refresh().await.unwrap();
+    assert!(one.identify(other.expose()).is_none());
+    for (before, after) in before.iter().zip(holders()) {
+        assert!(Arc::ptr_eq(before, &after));
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_was_changed_by_hand_opens_nothing_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Sqlite::open(dir.path()).unwrap();
+    let (secret, made) = store.create_key(KeyChange::default()).await.unwrap();
+    let other = rusqlite::Connection::open(Sqlite::path_in(dir.path())).unwrap();
+    other.execute_batch("UPDATE keys SET id = 'another'").unwrap();
+    store.refresh().await.unwrap();
+    assert!(store.identify(secret.expose()).is_none());
+    assert!(store.tenant(&made.id).is_none() && store.tenant("another").is_some());
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ pub(crate) fn entry(number: u64) -> Entry {
         upstream: "a".into(),
         upstream_model: "qwen3-8b".into(),
         failure: None,
-        usage: Usage { input: number, cached_input: 1, output: 2, reasoning: 3 },
+        usage: Usage { input: number, cached_input: 1, cache_write: 0, output: 2, reasoning: 3 },
         told: true,
         cost: Some(Money::from_pico(number)),
     }
@@ -101,7 +101,13 @@ async fn what_is_written_is_summed() {
         assert_eq!((all.attempts, all.calls, all.failed, all.unpriced), (6, 4, 1, 1));
         assert_eq!(
             all.usage,
-            Usage { input: 1 + 1 + 3 + 4 + 5, cached_input: 5, output: 10, reasoning: 15 }
+            Usage {
+                input: 1 + 1 + 3 + 4 + 5,
+                cached_input: 5,
+                cache_write: 0,
+                output: 10,
+                reasoning: 15
+            }
         );
         assert_eq!(all.cost.pico(), 1 + 1 + 3 + 4);
 
@@ -147,6 +153,14 @@ async fn only_what_is_asked_for_is_summed() {
         assert_eq!(attempts(UsageQuery { from: day(1), to: day(3), ..none.clone() }).await, [4]);
         assert_eq!(attempts(UsageQuery { from: Some(u64::MAX), ..none.clone() }).await, [0]);
         assert_eq!(attempts(UsageQuery { to: Some(0), ..none.clone() }).await, [0]);
+        let before = |micros| {
+            let moment = UNIX_EPOCH + Duration::from_secs(1_790_000_000 + 86_400);
+            UsageQuery { before: Some(moment + Duration::from_micros(micros)), ..none.clone() }
+        };
+        assert_eq!(attempts(before(0)).await, [2], "those of the day before");
+        assert_eq!(attempts(before(1)).await, [4]);
+        let beginning = UsageQuery { before: Some(UNIX_EPOCH), ..none.clone() };
+        assert_eq!(attempts(beginning).await, [0]);
         let only = |text: &str| Some(text.into());
         assert_eq!(attempts(UsageQuery { model: only("m2"), ..none.clone() }).await, [1]);
         assert_eq!(attempts(UsageQuery { team: only("search"), ..none.clone() }).await, [4]);
@@ -158,6 +172,10 @@ async fn only_what_is_asked_for_is_summed() {
         let days = UsageQuery { limit: 2, ..by(&[Group::Day]) };
         assert_eq!(attempts(days.clone()).await, [2, 2]);
         assert_eq!(ledger.usage(&days).await.unwrap()[0].of, ["2026-09-21"], "the oldest");
+        ledger.write(Entry { cause: Cause::Mirror, ..entry(9) });
+        ledger.flush().await.unwrap();
+        assert_eq!(attempts(none.clone()).await, [9]);
+        assert_eq!(attempts(UsageQuery { without_mirrors: true, ..none.clone() }).await, [8]);
     })
     .await;
 }
@@ -264,6 +282,18 @@ async fn a_journal_that_cannot_be_written_is_gone_around() {
     ledger.write(entry(2_501));
     assert_eq!(ledger.finish(PATIENCE), 0);
     assert_eq!(sums(&*ledger).await, sums_to(2_501));
+}
+
+#[tokio::test]
+async fn what_neither_journal_nor_database_took_is_not_said_to_be_in_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path(), &Database::Sqlite);
+    fs::remove_dir(dir.path().join("ledger-journal")).unwrap();
+    fs::remove_file(dir.path().join("ledger.sqlite")).unwrap();
+    fs::create_dir(dir.path().join("ledger.sqlite")).unwrap();
+    (1..=10).for_each(|number| ledger.write(entry(number)));
+    assert_eq!(ledger.finish(PATIENCE), 0, "nothing is left to be stored");
+    assert_eq!(ledger.health().lost, 10);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ fn open(dir: &Path, options: Options) -> Sqlite {
 }
 
 const fn key(id: u8) -> ReplayKey {
-    ReplayKey { id: [id; 32], request: [7; 32] }
+    ReplayKey { caller: 1, id: [id; 32], request: [7; 32] }
 }
 
 fn answer(body: &'static str) -> KeptAnswer {
@@ -32,6 +32,7 @@ fn word(begun: Result<Begun>) -> String {
         Ok(Begun::Fresh(_)) => "fresh".into(),
         Ok(Begun::Running(_)) => "running".into(),
         Ok(Begun::Done(answer)) => format!("done {}", String::from_utf8_lossy(&answer.body)),
+        Ok(Begun::Busy) => "busy".into(),
         Ok(Begun::Mismatch) => "mismatch".into(),
         Ok(Begun::Unkept(why)) => format!("{why:?}"),
         Err(error) => format!("{:?}", error.kind()),
@@ -141,6 +142,51 @@ async fn the_oldest_answers_make_room_and_say_so() {
         for id in 1..=4 {
             assert_eq!(word(replays.begin(key(id)).await), "PushedOut");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn repeats_that_nobody_read_held_a_copy_of_the_answer_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let replays = open(dir.path(), Options::default());
+    let long = |id: u8| KeptAnswer { body: vec![id; 4 << 20].into(), ..answer("") };
+    for id in 1..=17 {
+        begin(&replays, id).await.finish(Ended::Answered(long(id))).await.unwrap();
+    }
+    let repeat = async |id| match replays.begin(key(id)).await {
+        Ok(Begun::Done(found)) => Some(found),
+        other => {
+            assert_eq!(word(other), "busy");
+            None
+        }
+    };
+    let first = repeat(1).await.unwrap();
+    let second = repeat(1).await.unwrap();
+    assert_eq!(first, long(1));
+    assert_eq!(first.body.as_ptr(), second.body.as_ptr(), "one copy for both");
+    let mut held: Vec<KeptAnswer> = Vec::new();
+    for id in 2..=16 {
+        held.push(repeat(id).await.unwrap());
+    }
+    assert_eq!(repeat(17).await, None, "64 MiB are being read");
+    assert_eq!(repeat(1).await, Some(long(1)), "which needs no more");
+    held.pop();
+    assert_eq!(repeat(17).await, Some(long(17)));
+}
+
+#[tokio::test]
+async fn a_flood_of_one_callers_keys_had_anothers_request_carried_out_twice() {
+    each(Options { max_keys: 10, ..Options::default() }, async |replays: Arc<dyn Replays>| {
+        keep(&*replays, 1, "precious").await;
+        for id in 100..200 {
+            let flood = ReplayKey { caller: u64::MAX, ..key(id) };
+            let Ok(Begun::Fresh(execution)) = replays.begin(flood).await else { panic!("known") };
+            execution.finish(Ended::Answered(answer("no such model"))).await.unwrap();
+        }
+        assert_eq!(word(replays.begin(key(1)).await), "done precious");
+        let last = ReplayKey { caller: u64::MAX, ..key(199) };
+        assert_eq!(word(replays.begin(last).await), "done no such model");
     })
     .await;
 }
@@ -283,6 +329,18 @@ async fn a_file_that_was_deleted_refuses_the_execution() {
     assert_eq!(word(replays.begin(key(1)).await), "Internal");
     fs::rename(&away, &path).unwrap();
     assert_eq!(word(replays.begin(key(1)).await), "fresh");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_deleted_write_ahead_log_let_a_request_be_carried_out_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let replays = open(dir.path(), Options::default());
+    keep(&replays, 1, "a").await;
+    let path = Sqlite::path_in(&dir.path().join("data"));
+    fs::remove_file(path.with_extension("sqlite-wal")).unwrap();
+    // What is begun now would be forgotten when the process is killed.
+    assert_eq!(word(replays.begin(key(2)).await), "Internal");
 }
 
 #[test]

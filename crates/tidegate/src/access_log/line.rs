@@ -1,8 +1,11 @@
 //! One line of the access log, for machines and for eyes.
 
 use serde::Serialize;
-use std::time::{Duration, SystemTime};
-use tidegate_core::{Error, Front, Kind, Money, Origin};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
+use tidegate_core::{Error, Front, Kind, Money, Origin, redact};
 use tidegate_engine::{Outcome, Record};
 use tidegate_http::Refused;
 
@@ -14,7 +17,8 @@ pub(super) struct Line<'a> {
     front: &'static str,
     caller: &'a str,
     operation: &'static str,
-    model: &'a str,
+    /// As the caller wrote it, which may be a key put into the wrong field.
+    model: Cow<'a, str>,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<&'a str>,
@@ -51,7 +55,7 @@ impl<'a> Line<'a> {
             front: record.front.name(),
             caller: &record.tenant,
             operation: record.operation.name(),
-            model: &record.model,
+            model: redact(&record.model),
             stream: record.stream,
             upstream: record.upstream.as_deref(),
             upstream_model: record.upstream_model.as_deref(),
@@ -216,7 +220,7 @@ pub(super) mod tests {
             attempts: 1,
             outcome: Outcome::Ok,
             upstream_status: None,
-            usage: Some(Usage { input: 1000, cached_input: 0, output: 200, reasoning: 0 }),
+            usage: Some(Usage { input: 1000, output: 200, ..Usage::default() }),
             cost: Some(Money::from_pico(270_000_000)),
             started_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
             first_chunk: Some(Duration::from_micros(310_500)),

@@ -259,8 +259,13 @@ async fn revoke(store: &dyn Keys, id: &str) -> anyhow::Result<u8> {
 }
 
 fn unknown(id: &str) -> anyhow::Result<u8> {
-    output::note(&format!("there is no key of the id `{id}`: see `tidegate keys list`"));
+    output::note(&format!("there is no key of {}: see `tidegate keys list`", said_id(id)));
     Ok(USAGE)
+}
+
+/// What is longer than an id may be a secret that was pasted without its beginning.
+fn said_id(id: &str) -> String {
+    if id.len() <= 12 { format!("the id `{id}`") } else { "that id".to_owned() }
 }
 
 /// The id in what was typed: an id, or (pasted by mistake) a whole key, of which nothing more
@@ -286,5 +291,13 @@ mod tests {
         assert_eq!(id_in(&format!("{}x", secret.expose())), &*record.id);
         assert_eq!(id_in(&record.id), &*record.id);
         assert_eq!(id_in(&format!("tg-{}", record.id)), &*record.id);
+    }
+
+    #[test]
+    fn a_secret_pasted_without_its_beginning_was_repeated() {
+        let (secret, record) = key::mint("a", 0).unwrap();
+        let tail = secret.expose().rsplit('-').next().unwrap();
+        assert_eq!(said_id(id_in(tail)), "that id");
+        assert_eq!(said_id(&record.id), format!("the id `{}`", record.id));
     }
 }

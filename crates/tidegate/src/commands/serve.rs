@@ -139,7 +139,7 @@ async fn serve(loaded: Loaded, port_file: Option<PathBuf>) -> anyhow::Result<u8>
     let admin_address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
     let stop =
         signals::drain_on_signal("draining: calls in flight are finished; once more aborts")?;
-    let key = first_key(&*store).await?;
+    let key = first_key(&store).await?;
     greet((address, admin_address), &*client.answer(), key.as_ref(), server);
     if let Some(path) = port_file {
         std::fs::write(&path, address.port().to_string())
@@ -250,8 +250,8 @@ async fn serve_admin(
 }
 
 /// The first key of a state that holds none; it is shown this once.
-async fn first_key(store: &dyn Keys) -> anyhow::Result<Option<Secret<String>>> {
-    if !store.keys().await?.is_empty() {
+async fn first_key(store: &Sqlite) -> anyhow::Result<Option<Secret<String>>> {
+    if !store.is_empty().await? {
         return Ok(None);
     }
     let first = KeyChange { name: Some("first".into()), ..KeyChange::default() };

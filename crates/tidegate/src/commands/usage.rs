@@ -145,8 +145,21 @@ fn asked(args: Args) -> (Sources, UsageQuery, Option<PathBuf>) {
         upstream: only(args.upstream),
         group_by: args.group_by.0,
         limit: args.limit,
+        ..UsageQuery::default()
     };
     (sources, query, args.output)
+}
+
+/// A name as a terminal may have it: what would move its cursor or end the line is escaped.
+fn shown(name: &str) -> String {
+    if name.is_empty() {
+        return "-".into();
+    }
+    let mut shown = String::with_capacity(name.len());
+    for char in name.chars() {
+        if char.is_control() { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    shown
 }
 
 /// For eyes: names to the left, numbers to the right.
@@ -165,7 +178,7 @@ fn table(query: &UsageQuery, rows: &[UsageRow]) -> String {
     let names = query.group_by.iter().map(|group| group.name().to_uppercase());
     let mut lines = vec![names.chain(NUMBERS.map(str::to_owned)).collect::<Vec<_>>()];
     for row in rows {
-        let of = row.of.iter().map(|name| if name.is_empty() { "-".into() } else { name.clone() });
+        let of = row.of.iter().map(|name| shown(name));
         let used = row.usage;
         let numbers = [
             row.attempts,
@@ -198,6 +211,15 @@ fn table(query: &UsageQuery, rows: &[UsageRow]) -> String {
 mod tests {
     use super::*;
     use tidegate_core::{Money, Usage};
+
+    #[test]
+    fn a_table_has_no_control_characters() {
+        let query = UsageQuery { group_by: vec![Group::Caller], ..UsageQuery::default() };
+        let row = UsageRow { of: vec!["\u{1b}[2J\nü".into()], ..UsageRow::default() };
+        let text = table(&query, &[row]);
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.contains(r"\u{1b}[2J\nü  "), "{text}");
+    }
 
     #[test]
     fn a_table_is_aligned() {

@@ -1,11 +1,13 @@
 //! The price list that a configuration names.
 
 use super::{Config, check::Findings, environment::Environment};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 use tidegate_core::Price;
@@ -13,6 +15,14 @@ use tidegate_wire::prices;
 
 /// Longest price list: LiteLLM's has about 1.5 MB for 2,500 models.
 const MAX_BYTES: u64 = 64 << 20;
+
+/// What models cost that have no price of their own here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct PriceList {
+    /// LiteLLM's price file, `model_prices_and_context_window.json`: it lists models by the upstreams' own names of them. Read at the start. Default: none.
+    pub(crate) file: Option<PathBuf>,
+}
 
 /// What models cost, by the upstreams' own names of them.
 pub(super) fn read(

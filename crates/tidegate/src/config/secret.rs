@@ -15,48 +15,32 @@ use tidegate_policy::setting::SecretRef;
 /// Longest secret: the longest tokens there are have a few KiB.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// Our key at every upstream that has one.
-pub(super) fn api_keys(
+/// The secrets that could be found.
+#[derive(Default)]
+pub(super) struct Secrets {
+    /// By the upstream's name.
+    pub(super) api_keys: BTreeMap<String, Secret<String>>,
+    /// By the upstream's name.
+    pub(super) client_secrets: BTreeMap<String, Secret<String>>,
+    pub(super) admin_token: Option<Secret<String>>,
+}
+
+/// The secrets that every start needs: all but the address of the ledger's database.
+pub(super) fn all(
     config: &Config,
     environment: &Environment,
     findings: &mut Findings<'_>,
-) -> BTreeMap<String, Secret<String>> {
-    let mut secrets = BTreeMap::new();
-    for (name, upstream) in &config.upstreams {
-        let Some(written) = &upstream.api_key else { continue };
-        let path = ["upstreams", name, "api_key"];
-        if let Some(secret) = found(written, &path, environment, findings) {
-            secrets.insert(name.clone(), secret);
+) -> Secrets {
+    let mut secrets = Secrets::default();
+    for (owner, written) in written(config) {
+        let Some(secret) = found(written, &owner.path(), environment, findings) else { continue };
+        match owner {
+            Owner::ApiKey(upstream) => _ = secrets.api_keys.insert(upstream, secret),
+            Owner::ClientSecret(upstream) => _ = secrets.client_secrets.insert(upstream, secret),
+            Owner::AdminToken => secrets.admin_token = Some(secret),
         }
     }
     secrets
-}
-
-/// Our secret at the token endpoint of every upstream that has one.
-pub(super) fn client_secrets(
-    config: &Config,
-    environment: &Environment,
-    findings: &mut Findings<'_>,
-) -> BTreeMap<String, Secret<String>> {
-    let mut secrets = BTreeMap::new();
-    for (name, upstream) in &config.upstreams {
-        let Some(oauth) = &upstream.oauth else { continue };
-        let path = ["upstreams", name, "oauth", "client_secret"];
-        if let Some(secret) = found(&oauth.client_secret, &path, environment, findings) {
-            secrets.insert(name.clone(), secret);
-        }
-    }
-    secrets
-}
-
-/// What operators must send, if anything.
-pub(super) fn admin_token(
-    config: &Config,
-    environment: &Environment,
-    findings: &mut Findings<'_>,
-) -> Option<Secret<String>> {
-    let written = config.server.admin_token.as_ref()?;
-    found(written, &["server", "admin_token"], environment, findings)
 }
 
 /// The address of the ledger's database, which has a password in it.
@@ -80,14 +64,21 @@ pub(crate) enum Owner {
     AdminToken,
 }
 
+impl Owner {
+    /// Where the setting is.
+    fn path(&self) -> Vec<&str> {
+        match self {
+            Self::ApiKey(upstream) => vec!["upstreams", upstream, "api_key"],
+            Self::ClientSecret(upstream) => vec!["upstreams", upstream, "oauth", "client_secret"],
+            Self::AdminToken => vec!["server", "admin_token"],
+        }
+    }
+}
+
 impl fmt::Display for Owner {
     /// The setting.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ApiKey(upstream) => write!(f, "upstreams.{upstream}.api_key"),
-            Self::ClientSecret(upstream) => write!(f, "upstreams.{upstream}.oauth.client_secret"),
-            Self::AdminToken => f.write_str("server.admin_token"),
-        }
+        f.write_str(&self.path().join("."))
     }
 }
 
@@ -120,18 +111,24 @@ impl SecretFile {
 
 /// The secrets that are in regular files.
 pub(super) fn files(config: &Config, environment: &Environment) -> Vec<SecretFile> {
-    let upstreams = config.upstreams.iter().flat_map(|(name, upstream)| {
-        let key = upstream.api_key.as_ref().map(|key| (Owner::ApiKey(name.clone()), key));
-        let oauth = upstream.oauth.as_ref();
-        let secret = oauth.map(|at| (Owner::ClientSecret(name.clone()), &at.client_secret));
-        key.into_iter().chain(secret)
-    });
-    let token = config.server.admin_token.as_ref().map(|token| (Owner::AdminToken, token));
-    let files = upstreams.chain(token).filter_map(|(owner, written)| {
+    let files = written(config).filter_map(|(owner, written)| {
         let SecretRef::File(shown) = written else { return None };
         Some(SecretFile { owner, shown: shown.clone(), path: environment.locate(shown) })
     });
     files.filter(|file| fs::metadata(&file.path).is_ok_and(|found| found.is_file())).collect()
+}
+
+/// What is written of every secret.
+fn written(config: &Config) -> impl Iterator<Item = (Owner, &SecretRef)> {
+    let api_keys = config.upstreams.iter().filter_map(|(name, upstream)| {
+        Some((Owner::ApiKey(name.clone()), upstream.api_key.as_ref()?))
+    });
+    let client_secrets = config.upstreams.iter().filter_map(|(name, upstream)| {
+        let oauth = upstream.oauth.as_ref()?;
+        Some((Owner::ClientSecret(name.clone()), &oauth.client_secret))
+    });
+    let admin_token = config.server.admin_token.as_ref().map(|token| (Owner::AdminToken, token));
+    api_keys.chain(client_secrets).chain(admin_token)
 }
 
 /// The secret written at `path`; says what is wrong or risky about it.

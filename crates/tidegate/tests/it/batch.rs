@@ -1,4 +1,7 @@
-use crate::web::{BIN, simulator};
+use crate::{
+    cli::check,
+    web::{BIN, simulator},
+};
 use std::{
     fs,
     path::Path,
@@ -11,15 +14,6 @@ fn batch(dir: &Path, args: &[&str]) -> Output {
         command.env_remove(name);
     }
     command.arg("batch").args(args).current_dir(dir).output().unwrap()
-}
-
-#[track_caller]
-fn check(output: &Output, code: i32, stderr: &[&str]) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    for words in stderr {
-        assert!(said.contains(words), "`{words}` is not in: {said}");
-    }
 }
 
 fn rows(path: &Path) -> Vec<serde_json::Value> {

@@ -5,8 +5,9 @@ fn run(dir: &std::path::Path, args: &[&str]) -> Output {
     Command::new(BIN).args(args).current_dir(dir).env_remove("TIDEGATE_CONFIG").output().unwrap()
 }
 
+/// It ended with `code`, and said these words.
 #[track_caller]
-fn check(output: &Output, code: i32, stderr: &[&str]) {
+pub(crate) fn check(output: &Output, code: i32, stderr: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{said}");
     for words in stderr {

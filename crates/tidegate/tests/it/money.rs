@@ -25,7 +25,9 @@ file = "prices.json"
 budget = { total = 0.2, hard = true }
 "#;
 const PRICES: &str = r#"{"gpt-4o-mini":
-    {"input_cost_per_token": 1.5e-07, "output_cost_per_token": 6e-07}}"#;
+    {"input_cost_per_token": 1.5e-07, "output_cost_per_token": 6e-07,
+     "input_cost_per_token_above_200k_tokens": 3e-07,
+     "output_cost_per_token_above_200k_tokens": 9e-07}}"#;
 const CHAT: &str =
     r#"{"model":"sim-small","messages":[{"role":"user","content":"hi"}],"max_tokens":4}"#;
 
@@ -101,7 +103,12 @@ fn what_models_cost_is_told() {
         all[0],
         json!({
             "model": "listed", "upstream": "sim", "upstream_model": "gpt-4o-mini",
-            "input": 0.15, "cached_input": 0.15, "output": 0.6, "from": "list",
+            "input": 0.15, "cached_input": 0.15, "cache_write": 0.15, "output": 0.6,
+            "above": [{
+                "tokens": 200_000, "input": 0.3, "cached_input": 0.3, "cache_write": 0.3,
+                "output": 0.9,
+            }],
+            "from": "list",
         })
     );
     assert_eq!(all[1]["from"], "model");

@@ -72,6 +72,9 @@ async fn an_answer_cut_anywhere_is_a_fault() {
     for cut in 0..whole.len() {
         let error = refused(&whole[..cut]).await;
         assert_eq!((error.kind(), error.retry()), (Kind::Upstream, NOW), "cut at {cut}");
+        // From the head's end on the answer was made, and is paid for.
+        let is_begun = cut >= whole.len() - OK_BODY.len();
+        assert_eq!(error.is_paid_for(), is_begun, "cut at {cut}");
     }
     let chunked = format!(
         "HTTP/1.1 200 OK\r\n{JSON}transfer-encoding: chunked\r\n\r\n{:x}\r\n{OK_BODY}\r\n0\r\n\r\n",
@@ -82,7 +85,8 @@ async fn an_answer_cut_anywhere_is_a_fault() {
         assert_eq!((error.kind(), error.retry()), (Kind::Upstream, NOW), "cut at {cut}");
     }
     let until_close = format!("HTTP/1.1 200 OK\r\n{JSON}\r\n{}", &OK_BODY[..OK_BODY.len() - 1]);
-    assert_eq!(refused(until_close).await.kind(), Kind::Upstream);
+    let error = refused(until_close).await;
+    assert_eq!((error.kind(), error.is_paid_for()), (Kind::Upstream, true));
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod credential;
 mod held;
 mod http2;
 mod local;
+mod reflected;
 mod stream_usage;
 mod support;
 mod tls;

@@ -20,7 +20,7 @@ const STOP: &str =
 const USAGE: &str =
     "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
-const TOLD: Usage = Usage { input: 3, cached_input: 0, output: 2, reasoning: 0 };
+const TOLD: Usage = Usage { input: 3, cached_input: 0, cache_write: 0, output: 2, reasoning: 0 };
 
 /// A call as a front makes it of `body`.
 fn call_of(operation: Operation, body: &str) -> Call {

@@ -10,8 +10,8 @@ use std::{
     sync::Arc,
 };
 use tidegate_core::{
-    BoxFuture, Cause, Class, Clock, Entry, Error, Kind, Ledger, Money, Origin, Price, Result,
-    Usage, UsageQuery, UsageRow,
+    BoxFuture, Cause, Class, Clock, Entry, Error, Kind, Ledger, Money, Origin, Price, Rates,
+    Result, Usage, UsageQuery, UsageRow,
 };
 
 /// A ledger that remembers.
@@ -39,7 +39,7 @@ impl Ledger for Books {
 /// What every model of the plan costs: a tenth of a cent per token.
 pub(super) fn prices(plan: &Plan) -> BTreeMap<Arc<str>, Price> {
     let token = Money::from_pico(1_000_000_000);
-    let price = Price { input: token, cached_input: token, output: token };
+    let price = Price::flat(Rates::new(token, token));
     let targets = plan.models.values().flat_map(|model| &model.targets);
     let mirrors = plan.models.values().filter_map(|model| model.mirror.as_ref());
     let named = targets.map(|target| &target.model).chain(mirrors.map(|mirror| &mirror.model));
@@ -87,7 +87,9 @@ fn tells(ended: How, entry: &Entry) -> bool {
                 Kind::UpstreamTimeout(Clock::Total) => true,
                 _ => nothing,
             };
-            entry.failure == class(kind) && billed && entry.usage.output == 0
+            // What it was at, nobody saw: hard budgets take it at its most.
+            let unseen = matches!(kind, Kind::UpstreamTimeout(_));
+            entry.failure == class(kind) && billed && (entry.usage.output == 0 || unseen)
         }
         How::Broken(kind) => entry.failure == class(kind) && !nothing,
         // By its caller, or by a clock of ours.

@@ -3,7 +3,7 @@
 use super::*;
 use futures_util::future::join_all;
 use std::{cell::Cell, time::Duration};
-use tidegate_core::{Kind, Money, Price, TokenEstimate};
+use tidegate_core::{Kind, Money, Price, Rates, TokenEstimate};
 use tidegate_engine::Held;
 use tidegate_testkit::script::within;
 use tokio::time::{Instant, sleep_until};
@@ -84,7 +84,7 @@ async fn at_three_times_the_limit_no_more_pass_than_may() {
 #[tokio::test(start_paused = true)]
 async fn at_three_times_a_limit_of_tokens_or_money_no_more_are_used_than_may() {
     // Ten tokens and ten microdollars a call, of which there are six hundred a minute.
-    let price = Price { input: Money::from_pico(1_000_000), ..Price::default() };
+    let price = Price::flat(Rates::new(Money::from_pico(1_000_000), Money::ZERO));
     let money = Limits { cost_per_minute: Money::from_usd(600e-6), ..Limits::default() };
     for (algorithm, scope) in every_algorithm_and_scope() {
         for limits in [tokens(600), money] {

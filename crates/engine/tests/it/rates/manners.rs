@@ -2,8 +2,11 @@
 
 use super::*;
 use futures_util::{StreamExt, future::join_all};
-use std::time::Duration;
-use tidegate_core::{Money, Patience, Price, Reply, Result, TokenEstimate};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+use tidegate_core::{Money, Operation, Patience, Price, Rates, Reply, Result, TokenEstimate};
 use tidegate_engine::Held;
 use tidegate_testkit::script::{streaming, within};
 use tokio::time::{Instant, sleep};
@@ -155,11 +158,7 @@ async fn batch_rows_wait_for_limits() {
 
 #[tokio::test(start_paused = true)]
 async fn money_is_reserved_and_settled_by_what_was_used() {
-    let price = Price {
-        input: Money::from_pico(1_000_000),
-        output: Money::from_pico(2_000_000),
-        ..Price::default()
-    };
+    let price = Price::flat(Rates::new(Money::from_pico(1_000_000), Money::from_pico(2_000_000)));
     // A call may cost 10 + 2 × 16 = 42 microdollars, and costs 7 + 2 × 3 = 13.
     let hundred = Limits { cost_per_minute: Money::from_usd(100e-6), ..Limits::default() };
     for scope in SCOPES {
@@ -248,6 +247,28 @@ async fn prompts_are_counted_as_their_model_counts_them() {
     }
     let learned = at_once().await;
     assert!((19..=21).contains(&learned), "{learned} of thirty tokens fit into six hundred");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tokenizer_counts_where_one_is_known_and_only_once() {
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    /// Thirty, until the third time: bodies may be too long for it.
+    fn thirty(operation: Operation, _: &[u8]) -> Option<u64> {
+        assert_eq!(operation, Operation::ChatCompletions);
+        (ASKED.fetch_add(1, Relaxed) < 2).then_some(30)
+    }
+    // Room for two prompts of thirty, and one of fifteen.
+    let limits = Scope::Model.options(rule(Algorithm::FixedWindow, tokens(75)));
+    let home = House::new(&[("a", "ok after 100ms"), ("b", "ok after 100ms")]).parts(|parts| {
+        parts.limits = limits;
+        parts.tokenizers = Some(|model| (model == "m").then_some(thirty));
+    });
+    let home = home.open();
+    let call = || Call { tokens: TokenEstimate { input: 15, output: 0 }, ..by("ann") };
+    let replies = join_all((0..4).map(|_| home.engine.call(call()))).await;
+    let passed: Vec<_> = replies.iter().map(|reply| reply.is_ok()).collect();
+    assert_eq!(passed, [true, true, true, false]);
+    assert_eq!(ASKED.load(Relaxed), 4, "once per call, however many targets there are");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 //! Bodies are read field by field, so that whatever is wrong is told with its name, and a name that
 //! is unknown or stands twice is not passed over: a limit nobody reads is no limit.
 
+use crate::refusal;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -116,10 +117,15 @@ fn object(what: &str, field: Option<&'static str>, text: &[u8]) -> Result<Vec<Me
     if text.trim_ascii().is_empty() {
         return Ok(Vec::new());
     }
-    serde_json::from_slice(text).map(|Members(members)| members).map_err(|cause| match field {
-        Some(field) => Error::invalid(field, format!("`{field}` must be an object: {cause}")),
+    let members = match text.trim_ascii_start() {
+        [b'{', ..] => serde_json::from_slice(text).map_err(|cause| format!(": {cause}")),
+        // What serde says of a value of another kind repeats it.
+        _ => Err(String::new()),
+    };
+    members.map(|Members(members)| members).map_err(|cause| match field {
+        Some(field) => Error::invalid(field, format!("`{field}` must be an object{cause}")),
         None => {
-            let message = format!("{what} must be one JSON object: {cause}");
+            let message = format!("{what} must be one JSON object{cause}");
             Error::new(Kind::InvalidJson, Origin::Caller, message)
         }
     })
@@ -151,7 +157,7 @@ impl<'de> serde::de::Visitor<'de> for Visitor {
         let mut members: Vec<Member> = Vec::new();
         while let Some(member) = map.next_entry::<String, Box<RawValue>>()? {
             if members.iter().any(|(name, _)| *name == member.0) {
-                let message = format_args!("`{}` stands twice", member.0);
+                let message = format_args!("{} stands twice", refusal::name(&member.0));
                 return Err(serde::de::Error::custom(message));
             }
             members.push(member);
@@ -161,9 +167,7 @@ impl<'de> serde::de::Visitor<'de> for Visitor {
 }
 
 fn unknown(what: &str, field: Option<&'static str>, name: &str, known: &str) -> Error {
-    // A whole body may have been sent as a name.
-    let name = &name[..name.floor_char_boundary(64)];
-    let message = format!("`{name}` is no field of {what}: there are {known}");
+    let message = format!("{} is no field of {what}: there are {known}", refusal::name(name));
     let error = Error::new(Kind::InvalidRequest, Origin::Caller, message);
     match field {
         Some(field) => error.with_param(field),
@@ -206,7 +210,10 @@ fn money(field: &'static str, value: &str) -> Result<Change<Money>> {
 
 fn read_duration(field: &'static str, value: &str) -> Result<Duration> {
     let text: String = must(field, value, "a duration like \"30d\" or \"12h\"")?;
-    parse_duration(&text).map_err(|why| Error::invalid(field, format!("`{field}`: {why}")))
+    parse_duration(&text).map_err(|_| {
+        let message = "is not a duration of at most a century: write it like \"30d\" or \"12h\"";
+        Error::invalid(field, format!("`{field}` {message}"))
+    })
 }
 
 fn read_moment(value: &str) -> Result<Change<u64>> {
@@ -273,6 +280,16 @@ mod tests {
         for (text, param, words) in [
             ("[]", None, "one JSON object"),
             (r#"{"name":"a""#, None, "one JSON object"),
+            (r#""sk1canary""#, None, "the body must be one JSON object"),
+            (
+                r#"{"sk1canary":1}"#,
+                None,
+                "a name that is not repeated here is no field of the body",
+            ),
+            (r#"{"sk1canary":1,"sk1canary":1}"#, None, "a name that is not repeated here stands"),
+            (r#"{"limits":"sk1canary"}"#, Some("limits"), "`limits` must be an object"),
+            (r#"{"expires_in":"sk1canary"}"#, Some("expires_in"), "not a duration"),
+            (r#"{"expires_at":"sk1canary"}"#, Some("expires_at"), "a moment like"),
             (r#"{"nmae":"a"}"#, None, "`nmae` is no field of the body: there are name, team"),
             (r#"{"name":"a","name":"b"}"#, None, "`name` stands twice"),
             (r#"{"name":null}"#, Some("name"), "`name` must be a string"),
@@ -307,6 +324,7 @@ mod tests {
             let error = read(text).unwrap_err();
             assert_eq!(error.param(), param, "{text}: {error}");
             assert!(error.message().contains(words), "{text}: {error}");
+            assert!(!error.message().contains("canary"), "{text}: {error}");
         }
         assert!(
             read_grace(br#"{"after":"1d"}"#).unwrap_err().message().contains("there are grace")

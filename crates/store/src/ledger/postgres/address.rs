@@ -33,10 +33,23 @@ impl Address {
         };
         let Parts { url, ssl_mode, root_cert } = split(url.expose());
         let mut config: Config = url.parse().map_err(|cause: tokio_postgres::Error| {
-            wrong(&format!("this is no address of a PostgreSQL database ({})", explain(&cause)))
+            let mut why = explain(&cause);
+            // Its name may be a part of a password that holds a `?`.
+            if why.contains("unknown option") {
+                why = "it has an option that is unknown".to_owned();
+            }
+            wrong(&format!("this is no address of a PostgreSQL database ({why})"))
         })?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(wrong("the address names no host"));
+        }
+        // Otherwise the rest of the password would be the name of the host, and told.
+        if config
+            .get_hosts()
+            .iter()
+            .any(|host| matches!(host, Host::Tcp(name) if name.contains('@')))
+        {
+            return Err(wrong("the password holds an `@`, which is to be written %40"));
         }
         let ssl_mode = match ssl_mode.as_deref() {
             None if is_local(&config) => SslMode::Disable,

@@ -7,7 +7,7 @@
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, pem, pem::PemObject},
 };
 use std::{
     io,
@@ -37,10 +37,15 @@ impl Tls {
         if let Some(file) = root_cert {
             let unusable =
                 |error: &dyn std::fmt::Display| format!("sslrootcert {}: {error}", file.display());
-            let certificates =
-                CertificateDer::pem_file_iter(file).map_err(|error| unusable(&error))?;
+            // The PEM reader's own words quote the line at fault; somebody may have named a key's
+            // file.
+            let no_pem = |error: pem::Error| match error {
+                pem::Error::Io(error) => unusable(&error),
+                _ => unusable(&"it is not valid PEM"),
+            };
+            let certificates = CertificateDer::pem_file_iter(file).map_err(no_pem)?;
             for certificate in certificates {
-                let certificate = certificate.map_err(|error| unusable(&error))?;
+                let certificate = certificate.map_err(no_pem)?;
                 roots.add(certificate).map_err(|error| unusable(&error))?;
             }
         }

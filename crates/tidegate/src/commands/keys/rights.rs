@@ -1,7 +1,7 @@
 //! The flags that say what a key may do, and the change they come to.
 
 use std::{sync::Arc, time::Duration};
-use tidegate_core::{BudgetsChange, Change, KeyChange, LimitsChange, Money};
+use tidegate_core::{BudgetsChange, Change, KeyChange, LimitsChange, Money, is_plain_line};
 use tidegate_policy::setting;
 
 /// What a key may do.
@@ -120,8 +120,10 @@ fn whole<T: Default + PartialEq>(change: T, cleared: Clear, clear: &[Clear]) -> 
 
 /// A word about a key that will be printed in tables and logs.
 pub(super) fn plain_name(text: &str) -> Result<String, String> {
-    let fits = !text.trim().is_empty() && text.len() <= 128 && !text.contains(char::is_control);
-    fits.then(|| text.to_owned()).ok_or_else(|| "use 1 to 128 bytes on one line".to_owned())
+    let fits = !text.trim().is_empty() && text.len() <= 128 && is_plain_line(text);
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        "use 1 to 128 bytes on one line, without control or direction marks".to_owned()
+    })
 }
 
 /// `12.50`, with or without a `$` before it.

@@ -19,9 +19,9 @@ pub(super) fn check_prices(name: &str, model: &ModelSettings, findings: &mut Fin
 }
 
 fn check_price(price: Option<&price::Options>, path: &[&str], findings: &mut Findings<'_>) {
-    if let Some(Err(field)) = price.map(price::Options::price) {
-        let path: Vec<&str> = path.iter().copied().chain([field]).collect();
-        findings.problem(&path, "must be 0 to 1000000: US dollars per million tokens");
+    if let Some(Err(flaw)) = price.map(price::Options::price) {
+        let path: Vec<&str> = path.iter().copied().chain(flaw.field.split('.')).collect();
+        findings.problem(&path, flaw.why);
     }
 }
 
