@@ -22,10 +22,12 @@ impl Money {
         Self(pico)
     }
 
-    /// So many dollars, to the nearest picodollar; `None` when negative, no number, or too much.
+    /// So many dollars, to the nearest picodollar; `None` when negative, no number, too much, or
+    /// so little that it would come to nothing.
     pub fn from_usd(usd: f64) -> Option<Self> {
         let pico = (usd * 1e12).round();
-        (0.0..1.8e19).contains(&pico).then_some(Self(pico as u64))
+        let is_lost = pico == 0.0 && usd != 0.0;
+        (!is_lost && (0.0..1.8e19).contains(&pico)).then_some(Self(pico as u64))
     }
 
     /// In picodollars.
@@ -279,7 +281,9 @@ mod tests {
         assert_eq!(shown(0.0).as_deref(), Some("$0.00"));
         assert_eq!(shown(12.5).as_deref(), Some("$12.50"));
         assert_eq!(shown(1e-12).as_deref(), Some("$0.000000000001"));
-        assert_eq!((shown(-1.0), shown(f64::NAN), shown(1e9)), (None, None, None));
+        for wrong in [-1.0, f64::NAN, 1e9, 1e-13, -1e-13] {
+            assert_eq!(shown(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

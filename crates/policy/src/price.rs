@@ -111,7 +111,7 @@ impl Written<'_> {
         let token = |field, usd: f64| {
             per_token(usd).ok_or_else(|| Flaw {
                 field: format!("{at}{field}"),
-                why: "must be 0 to 1000000: US dollars per million tokens",
+                why: "must be 0, or 0.000001 to 1000000: US dollars per million tokens",
             })
         };
         let input = token("input", *self.input)?;
@@ -183,9 +183,11 @@ mod tests {
 
     #[test]
     fn what_is_no_price_is_named() {
-        const USD: &str = "must be 0 to 1000000: US dollars per million tokens";
+        const USD: &str = "must be 0, or 0.000001 to 1000000: US dollars per million tokens";
         check(r#"{"input":-1,"output":0}"#, Err(&format!("input {USD}")));
         check(r#"{"input":0,"output":1000001}"#, Err(&format!("output {USD}")));
+        // It would come to nothing.
+        check(r#"{"input":0.0000004,"output":0}"#, Err(&format!("input {USD}")));
         check(r#"{"input":0,"output":0,"cached_input":-0.1}"#, Err(&format!("cached_input {USD}")));
         let nan = Options::flat(f64::NAN, 0.0);
         assert_eq!(nan.price().unwrap_err().field, "input");

@@ -151,7 +151,7 @@ fn every_mistake_is_said_at_once() {
         "tidegate.toml:6:26: models.chat.targets[0].upstream: there is no upstream `vlm`; did you mean `vllm`?",
         "tidegate.toml:7:21: models.chat.timeouts.idle: must be more than 0",
         "tidegate.toml:7:27: unknown key `conect` in models.chat.timeouts; did you mean `connect`?",
-        "tidegate.toml:8:19: models.chat.price.input: must be 0 to 1000000: US dollars per million tokens",
+        "tidegate.toml:8:19: models.chat.price.input: must be 0, or 0.000001 to 1000000: US dollars per million tokens",
     ]);
 }
 

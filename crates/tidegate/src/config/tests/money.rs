@@ -17,8 +17,8 @@ fn prices_and_budgets_are_checked() {
          [teams.search]\nbudget = { day = -5 }\n[teams.' ']\n",
     )
     .fails_with(&[
-        "tidegate.toml:4:60: models.m.targets[0].price.output: must be 0 to 1000000: US dollars per million tokens",
-        "tidegate.toml:5:59: models.m.mirror.price.input: must be 0 to 1000000: US dollars per million tokens",
+        "tidegate.toml:4:60: models.m.targets[0].price.output: must be 0, or 0.000001 to 1000000: US dollars per million tokens",
+        "tidegate.toml:5:59: models.m.mirror.price.input: must be 0, or 0.000001 to 1000000: US dollars per million tokens",
         "tidegate.toml:6:93: models.m.price.above[1].tokens: must be at least 1, and more than at the step before",
         "tidegate.toml:8:12: budgets.alert_at: must be at most 8 shares of 1 to 100",
         "tidegate.toml:9:21: budgets.max_output_tokens: 0 would reserve nothing for answers: write what a model gives at most",
