@@ -1,11 +1,11 @@
 //! The files entries lie in until a database has them: `ledger-journal/WRITER-NUMBER.journal`.
 //!
 //! A file belongs to the process that holds its lock. What a process that died left behind is
-//! taken over by the next one that starts, and deleted when the database has it.
+//! [taken over](super::inherit) by the next one that starts, and deleted when the database has it.
 
-use super::record::{self, FILE_HEAD, Found, Row};
+use super::record::{self, FILE_HEAD, Form, Found, Row};
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,13 +18,14 @@ const STORED_FILE_BYTES: u64 = 4 << 20;
 /// Bytes read at once: some thousand records.
 const WINDOW_BYTES: u64 = 512 << 10;
 
-const EXTENSION: &str = "journal";
+pub(super) const EXTENSION: &str = "journal";
 
 /// A file of the journal, and how far it has been stored.
 #[derive(Clone)]
 pub(super) struct Segment {
     pub(super) file: Arc<File>,
     pub(super) path: PathBuf,
+    pub(super) form: Form,
     pub(super) writer: i64,
     /// Bytes of whole records, the head included.
     pub(super) len: u64,
@@ -52,18 +53,17 @@ impl Segment {
     /// When it cannot be made.
     pub(super) fn create(dir: &Path, writer: i64, number: u64) -> io::Result<Self> {
         let path = dir.join(format!("{:016x}-{number:06}.{EXTENSION}", writer.cast_unsigned()));
-        // Under another name until it is locked: nobody takes it for one that was left behind.
-        let unlocked = path.with_extension("new");
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&unlocked)?;
-        file.try_lock().map_err(io::Error::from)?;
-        write_at(&file, &record::file_head(writer), 0)?;
-        fs::rename(&unlocked, &path)?;
+        let file = create(&path, Form::Journal, writer)?;
         let head = FILE_HEAD as u64;
-        Ok(Self { file: Arc::new(file), path, writer, len: head, stored: head, sealed: false })
+        Ok(Self {
+            file: Arc::new(file),
+            path,
+            form: Form::Journal,
+            writer,
+            len: head,
+            stored: head,
+            sealed: false,
+        })
     }
 
     /// Writes `records` at the end. What was written of them before an error is written over.
@@ -149,72 +149,51 @@ pub(super) fn directory(data_dir: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Takes over every file that no process holds, oldest first by writer.
+/// Makes a file of ours for `writer`, and takes it.
 ///
 /// # Errors
 ///
-/// When the directory cannot be read.
-pub(super) fn left_behind(dir: &Path) -> io::Result<Vec<Segment>> {
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == EXTENSION));
-    paths.sort();
-    let mut segments = Vec::new();
-    for path in paths {
-        match take_over(&path) {
-            Ok(Some(segment)) => segments.push(segment),
-            Ok(None) => {}
-            Err(cause) => {
-                let path = path.display();
-                tracing::error!("the ledger's journal {path} cannot be read, and stays: {cause}");
-            }
-        }
-    }
-    Ok(segments)
-}
-
-/// The file, unless another process holds it or there is nothing in it.
-fn take_over(path: &Path) -> io::Result<Option<Segment>> {
-    let file = File::options().read(true).write(true).open(path)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(None),
-        Err(TryLockError::Error(cause)) => return Err(cause),
-    }
-    let len = file.metadata()?.len();
-    if len <= FILE_HEAD as u64 {
-        fs::remove_file(path)?;
-        return Ok(None);
-    }
-    let mut head = [0; FILE_HEAD];
-    read_at(&file, &mut head, 0)?;
-    let Some(writer) = record::writer_of(&head) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is none of this version's"));
-    };
-    let (file, path) = (Arc::new(file), path.to_owned());
-    Ok(Some(Segment { file, path, writer, len, stored: FILE_HEAD as u64, sealed: true }))
+/// When it cannot be made.
+pub(super) fn create(path: &Path, form: Form, writer: i64) -> io::Result<File> {
+    // Under another name until it is locked: nobody takes it for one that was left behind.
+    let unlocked = path.with_extension("new");
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(&unlocked)?;
+    file.try_lock().map_err(io::Error::from)?;
+    write_at(&file, &record::file_head(form, writer), 0)?;
+    fs::rename(&unlocked, path)?;
+    Ok(file)
 }
 
 #[cfg(unix)]
-fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+pub(super) fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
 }
 
 #[cfg(unix)]
-fn read_at(file: &File, into: &mut [u8], at: u64) -> io::Result<()> {
+pub(super) fn read_at(file: &File, into: &mut [u8], at: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, into, at)
 }
 
+/// Held from the seek to the end: several threads write to one file of slots.
 #[cfg(not(unix))]
-fn write_at(mut file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+static CURSOR: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
+#[cfg(not(unix))]
+pub(super) fn write_at(mut file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
     use std::io::{Seek, SeekFrom, Write};
+    let _alone = CURSOR.lock();
     file.seek(SeekFrom::Start(at))?;
     file.write_all(bytes)
 }
 
 #[cfg(not(unix))]
-fn read_at(mut file: &File, into: &mut [u8], at: u64) -> io::Result<()> {
+pub(super) fn read_at(mut file: &File, into: &mut [u8], at: u64) -> io::Result<()> {
     use std::io::{Read, Seek, SeekFrom};
+    let _alone = CURSOR.lock();
     file.seek(SeekFrom::Start(at))?;
     file.read_exact(into)
 }

@@ -1,31 +1,41 @@
 //! An entry as it lies in the journal, and as a database takes it.
 //!
 //! ```text
-//! file:    "TGLEDGR1" | writer: u64
-//! record:  "TLE1" | length: u32 | CRC-32 of length and payload: u32 | payload
-//! payload: sequence, at (us), took (us), input, cached, output, reasoning, cost: u64
-//!          attempt: u32 | flags: u8 | nine texts, each: length: u16 | UTF-8
+//! file:    "TGJOURN2" | writer: u64 | CRC-32 of both: u32
+//! record:  "TLE2" | length: u32 | CRC-32 of both and of the payload: u32 | payload
+//! payload: place, sequence, at (us), took (us), input, cached, cache_write, output, reasoning,
+//!          cost: u64 | attempt: u32 | flags: u8 | nine texts, each: length: u16 | UTF-8
 //! ```
 //!
 //! All numbers are little-endian. What names an entry is its writer, a number drawn at random by
-//! each process, and its place in that writer's sequence: a caller may send the id of a call
-//! twice, so ids of calls name nothing.
+//! each process, and its sequence, which that writer counts up: a caller may send the id of a call
+//! twice, so ids of calls name nothing. Its place says how many were written before it; a sequence
+//! may have been given to an attempt when it began.
+//!
+//! What the first version wrote is read too: its head is "TGLEDGR1" and the writer, and its
+//! records, "TLE1", have neither place nor `cache_write`, and no magic in their checksum.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidegate_core::Entry;
 
-/// What a journal begins with.
-pub(super) const FILE_MAGIC: &[u8; 8] = b"TGLEDGR1";
-/// The magic, and the writer.
-pub(super) const FILE_HEAD: usize = 16;
+/// The length of what a file begins with.
+pub(super) const FILE_HEAD: usize = 20;
+/// The same in the first version.
+const OLD_FILE_HEAD: usize = 16;
 /// Longest text kept of a name; a caller may write a longer one.
 const MAX_TEXT_BYTES: usize = 512;
-/// Longest record: nine texts, and the numbers.
-pub(super) const MAX_RECORD: usize = FRAME + NUMBERS + TEXTS * (2 + MAX_TEXT_BYTES);
+/// Longest record that is read: nine texts, and the numbers.
+const MAX_RECORD: usize = FRAME + NUMBERS + TEXTS * (2 + MAX_TEXT_BYTES);
+/// Longest record that is written: three of the texts are words of ours.
+pub(super) const MAX_WRITTEN: usize =
+    FRAME + NUMBERS + (TEXTS - 3) * (2 + MAX_TEXT_BYTES) + 3 * (2 + MAX_WORD_BYTES);
+/// No word of ours is longer: causes, operations, classes.
+const MAX_WORD_BYTES: usize = 32;
 
-const MAGIC: &[u8; 4] = b"TLE1";
+const MAGIC: &[u8; 4] = b"TLE2";
+const OLD_MAGIC: &[u8; 4] = b"TLE1";
 const FRAME: usize = 12;
-const NUMBERS: usize = 8 * 8 + 4 + 1;
+const NUMBERS: usize = 10 * 8 + 4 + 1;
 const TEXTS: usize = 9;
 /// The length that says that there is no text.
 const NO_TEXT: u16 = u16::MAX;
@@ -36,6 +46,8 @@ const PRICED: u8 = 2;
 /// A row of the table, borrowed from the journal.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row<'a> {
+    /// Which one it was in its journal; in no table.
+    pub(super) place: u64,
     pub(super) sequence: i64,
     /// Microseconds since 1970.
     pub(super) at: i64,
@@ -53,6 +65,7 @@ pub(super) struct Row<'a> {
     pub(super) failure: Option<&'a str>,
     pub(super) input: i64,
     pub(super) cached_input: i64,
+    pub(super) cache_write: i64,
     pub(super) output: i64,
     pub(super) reasoning: i64,
     pub(super) told: bool,
@@ -60,32 +73,59 @@ pub(super) struct Row<'a> {
     pub(super) cost: Option<i64>,
 }
 
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Records, one after the other.
+    Journal,
+    /// See [`slots`](super::slots).
+    Slots,
+}
+
+impl Form {
+    const fn magic(self) -> &'static [u8; 8] {
+        match self {
+            Self::Journal => b"TGJOURN2",
+            Self::Slots => b"TGSLOTS2",
+        }
+    }
+}
+
 /// The head of a file of `writer`.
-pub(super) fn file_head(writer: i64) -> [u8; FILE_HEAD] {
+pub(super) fn file_head(form: Form, writer: i64) -> [u8; FILE_HEAD] {
     let mut head = [0; FILE_HEAD];
-    head[..8].copy_from_slice(FILE_MAGIC);
-    head[8..].copy_from_slice(&writer.to_le_bytes());
+    head[..8].copy_from_slice(form.magic());
+    head[8..16].copy_from_slice(&writer.to_le_bytes());
+    let sum = crc32fast::hash(&head[..16]);
+    head[16..].copy_from_slice(&sum.to_le_bytes());
     head
 }
 
-/// The writer of a file that begins with `head`; `None` when it is no journal of ours.
-pub(super) fn writer_of(head: &[u8]) -> Option<i64> {
-    let writer = head.get(8..FILE_HEAD)?;
-    (&head[..8] == FILE_MAGIC).then(|| i64::from_le_bytes(writer.try_into().expect("eight bytes")))
+/// The writer of a file of this form that begins with `head`, and how long its head is; `None` when
+/// it is none of ours, or damaged: rows of another writer would be stored twice.
+pub(super) fn writer_of(form: Form, head: &[u8; FILE_HEAD]) -> Option<(i64, usize)> {
+    let writer = i64::from_le_bytes(head[8..16].try_into().expect("eight bytes"));
+    if *head == file_head(form, writer) {
+        return Some((writer, FILE_HEAD));
+    }
+    let is_old = form == Form::Journal && head.starts_with(b"TGLEDGR1");
+    is_old.then_some((writer, OLD_FILE_HEAD))
 }
 
 /// Appends `entry` to `out`.
-pub(super) fn encode(sequence: u64, entry: &Entry, out: &mut Vec<u8>) {
+pub(super) fn encode(place: u64, sequence: u64, entry: &Entry, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&[0; FRAME - MAGIC.len()]);
     let usage = entry.usage;
     for number in [
+        place,
         sequence,
         micros(entry.at.duration_since(UNIX_EPOCH).unwrap_or_default()),
         micros(entry.took),
         usage.input,
         usage.cached_input,
+        usage.cache_write,
         usage.output,
         usage.reasoning,
         entry.cost.map_or(0, |cost| cost.pico()),
@@ -110,7 +150,7 @@ pub(super) fn encode(sequence: u64, entry: &Entry, out: &mut Vec<u8>) {
     }
     let len = (out.len() - start - FRAME) as u32;
     out[start + 4..start + 8].copy_from_slice(&len.to_le_bytes());
-    let sum = checksum(len, &out[start + FRAME..]);
+    let sum = checksum(MAGIC, len, &out[start + FRAME..]);
     out[start + 8..start + FRAME].copy_from_slice(&sum.to_le_bytes());
 }
 
@@ -141,37 +181,49 @@ pub(super) enum Found<'a> {
 /// Reads the record at the start of `bytes`.
 pub(super) fn decode(bytes: &[u8]) -> Found<'_> {
     let Some(frame) = bytes.get(..FRAME) else {
-        let fits = bytes.iter().zip(MAGIC).all(|(byte, magic)| byte == magic);
-        return if fits { Found::Incomplete } else { Found::Damaged(next_magic(bytes)) };
+        let fits = |magic: &[u8; 4]| bytes.iter().zip(magic).all(|(byte, magic)| byte == magic);
+        let begins = fits(MAGIC) || fits(OLD_MAGIC);
+        return if begins { Found::Incomplete } else { Found::Damaged(next_magic(bytes)) };
     };
+    let magic: &[u8; 4] = frame[..4].try_into().expect("four bytes");
     let len = u32::from_le_bytes(frame[4..8].try_into().expect("four bytes"));
-    if &frame[..4] != MAGIC || len as usize + FRAME > MAX_RECORD {
+    if !is_magic(magic) || len as usize + FRAME > MAX_RECORD {
         return Found::Damaged(next_magic(bytes));
     }
     let Some(payload) = bytes.get(FRAME..FRAME + len as usize) else { return Found::Incomplete };
     let sum = u32::from_le_bytes(frame[8..].try_into().expect("four bytes"));
-    match (sum == checksum(len, payload)).then(|| row(payload)).flatten() {
+    let is_whole = sum == checksum(magic, len, payload);
+    match is_whole.then(|| row(payload, magic == OLD_MAGIC)).flatten() {
         Some(row) => Found::Row(row, FRAME + payload.len()),
         None => Found::Damaged(next_magic(bytes)),
     }
 }
 
+fn is_magic(bytes: &[u8]) -> bool {
+    bytes == MAGIC || bytes == OLD_MAGIC
+}
+
 /// Where, after its first byte, `bytes` may hold a record.
 pub(super) fn next_magic(bytes: &[u8]) -> usize {
     let rest = bytes.get(1..).unwrap_or_default();
-    let found = rest.windows(MAGIC.len()).position(|window| window == MAGIC);
+    let found = rest.windows(MAGIC.len()).position(is_magic);
     // The last three bytes may be the beginning of one that is not there as a whole.
     found.map_or_else(|| bytes.len().saturating_sub(MAGIC.len() - 1).max(1), |at| at + 1)
 }
 
-fn row(payload: &[u8]) -> Option<Row<'_>> {
+fn row(payload: &[u8], is_old: bool) -> Option<Row<'_>> {
     let mut rest = Rest(payload);
-    let [sequence, at, took, input, cached_input, output, reasoning, cost] =
-        [(); 8].map(|()| rest.number());
+    let mut number = |is_there: bool| if is_there { rest.number() } else { Some(0) };
+    let (place, sequence) = (number(!is_old)?, number(true)?);
+    let [at, took, input, cached_input] = [(); 4].map(|()| number(true));
+    let cache_write = number(!is_old)?;
+    let [output, reasoning, cost] = [(); 3].map(|()| number(true));
     let attempt = u32::from_le_bytes(rest.take(4)?.try_into().ok()?);
     let flags = rest.take(1)?[0];
     let row = Row {
-        sequence: sequence?,
+        // The first version gave both at once.
+        place: if is_old { sequence } else { place }.unsigned_abs(),
+        sequence,
         at: at?,
         took: took?,
         call: rest.text()??,
@@ -186,6 +238,7 @@ fn row(payload: &[u8]) -> Option<Row<'_>> {
         failure: rest.text()?,
         input: input?,
         cached_input: cached_input?,
+        cache_write,
         output: output?,
         reasoning: reasoning?,
         told: flags & TOLD != 0,
@@ -221,9 +274,12 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// Over the length too: a flipped bit in it must not make another valid record.
-fn checksum(len: u32, payload: &[u8]) -> u32 {
+/// Over the frame too: a flipped bit in it must not make another valid record.
+fn checksum(magic: &[u8; 4], len: u32, payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
+    if magic != OLD_MAGIC {
+        hasher.update(magic);
+    }
     hasher.update(&len.to_le_bytes());
     hasher.update(payload);
     hasher.finalize()
@@ -235,113 +291,4 @@ pub(super) fn instant(at: i64) -> SystemTime {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use tidegate_core::{Cause, Class, Money, Operation, Usage};
-
-    pub(in crate::ledger) fn entry(index: u64) -> Entry {
-        Entry {
-            call: format!("req-{index}").into(),
-            attempt: 2,
-            cause: Cause::Retry,
-            at: UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456),
-            took: Duration::from_micros(250),
-            caller: "c".into(),
-            team: index.is_multiple_of(2).then(|| "t".into()),
-            operation: Operation::ChatCompletions,
-            model: "m".into(),
-            upstream: "u".into(),
-            upstream_model: "um".into(),
-            failure: (!index.is_multiple_of(2)).then_some(Class::Fault),
-            usage: Usage { input: 1, cached_input: 2, cache_write: 0, output: 3, reasoning: 4 },
-            told: true,
-            cost: (index != 3).then(|| Money::from_pico(7)),
-        }
-    }
-
-    fn written() -> Vec<u8> {
-        let mut bytes = Vec::new();
-        (0..4).for_each(|index| encode(index, &entry(index), &mut bytes));
-        bytes
-    }
-
-    /// The sequences of every row that can be read, and the bytes that could not.
-    fn read(mut bytes: &[u8]) -> (Vec<i64>, usize) {
-        let (mut seen, mut damaged) = (Vec::new(), 0);
-        loop {
-            match decode(bytes) {
-                Found::Row(row, len) => {
-                    seen.push(row.sequence);
-                    bytes = &bytes[len..];
-                }
-                Found::Damaged(len) if len < bytes.len() => {
-                    damaged += len;
-                    bytes = &bytes[len..];
-                }
-                // The end of the file: a damaged length reaches beyond it.
-                Found::Incomplete if next_magic(bytes) + FRAME < bytes.len() => {
-                    damaged += next_magic(bytes);
-                    bytes = &bytes[next_magic(bytes)..];
-                }
-                Found::Damaged(_) | Found::Incomplete => return (seen, damaged),
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let bytes = written();
-        let Found::Row(row, _) = decode(&bytes) else { panic!("no row") };
-        assert_eq!(
-            (row.call, row.cause, row.team, row.failure),
-            ("req-0", "retry", Some("t"), None)
-        );
-        assert_eq!((row.at, row.took, row.attempt), (1_700_000_000_123_456, 250, 2));
-        assert_eq!((row.input, row.cached_input, row.output, row.reasoning), (1, 2, 3, 4));
-        assert_eq!((row.told, row.cost, row.operation), (true, Some(7), "chat"));
-        assert_eq!(read(&bytes), (vec![0, 1, 2, 3], 0));
-    }
-
-    #[test]
-    fn a_tail_torn_at_any_byte_loses_only_its_own_record() {
-        let bytes = written();
-        let ends: Vec<usize> = (0..4)
-            .scan(0, |end, _| {
-                let Found::Row(_, len) = decode(&bytes[*end..]) else { panic!("no row") };
-                *end += len;
-                Some(*end)
-            })
-            .collect();
-        for cut in 0..bytes.len() {
-            let whole = ends.iter().filter(|end| **end <= cut).count() as i64;
-            assert_eq!(read(&bytes[..cut]), ((0..whole).collect(), 0), "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn a_byte_flipped_anywhere_loses_one_record() {
-        let bytes = written();
-        for at in 0..bytes.len() {
-            let mut spoilt = bytes.clone();
-            spoilt[at] ^= 0x10;
-            let (seen, _) = read(&spoilt);
-            assert_eq!(seen.len(), 3, "flipped at {at}: {seen:?}");
-        }
-    }
-
-    #[test]
-    fn what_no_database_takes_is_made_to_fit() {
-        let long = Entry {
-            model: "ä".repeat(1_000).into(),
-            caller: "a\0b".into(),
-            usage: Usage { input: u64::MAX, ..Usage::default() },
-            cost: Some(Money::from_pico(u64::MAX)),
-            ..entry(0)
-        };
-        let mut bytes = Vec::new();
-        encode(0, &long, &mut bytes);
-        let Found::Row(row, _) = decode(&bytes) else { panic!("no row") };
-        assert_eq!((row.model.len(), row.caller), (512, "a b"));
-        assert_eq!((row.input, row.cost), (i64::MAX, Some(i64::MAX)));
-    }
-}
+pub(super) mod tests;
