@@ -53,7 +53,9 @@ class Stage:
             upstream,
         ]
         for name in models:
-            lines += [f"[models.{name}]", 'targets = [{ upstream = "sim" }]', file_price()]
+            # A machine that is busy with something else is no upstream that hangs.
+            patient = 'timeouts = { first_token = "60s" }'
+            lines += [f"[models.{name}]", 'targets = [{ upstream = "sim" }]', patient, file_price()]
         lines.append(config)
         self.directory = tempfile.mkdtemp(dir=rig.directory)
         with environment(env or {}):
