@@ -215,7 +215,7 @@ impl Authority {
     }
 
     fn grant_at(&self, client: &Tenant, models: Option<&[&str]>, now: u64) -> Result<Grant> {
-        // Whoever else checks it does not know when its key ends.
+        // Other services that check the token do not know when its key ends, so it says so itself.
         let left = self.store.expires_at(&client.id).map(|at| at.saturating_sub(now));
         let lifetime_secs = left.unwrap_or(u64::MAX).min(self.lifetime.as_secs());
         let scope = models.map_or_else(|| ALL.to_owned(), |models| models.join(" "));

@@ -93,8 +93,9 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// When the directory cannot be read or written; the keys known so far stay. When one of the
-    /// files is no key of ours; all others are taken over, and what was deleted is out of use.
+    /// When the directory cannot be read or written: then the keys known so far stay. Also when one
+    /// of its files is no key of ours, or cannot be deleted: then all others are taken over all the
+    /// same, and those that were deleted are out of use.
     pub(crate) fn look(&self, now: u64) -> Result<()> {
         let known = self.state.load_full();
         let names = self.directory.names()?;
@@ -104,7 +105,7 @@ impl Ring {
         }
         // Whoever changes something does so alone, on what the others left.
         let _lock = self.directory.lock()?;
-        let (mut keys, all_read) = self.read_all(&known.keys)?;
+        let (mut keys, mut done) = self.read_all(&known.keys)?;
         if self.is_due(&keys, now) {
             let id = format!("{}-{now}-{}", word_of(self.algorithm), random_word()?);
             let pem = make(self.algorithm)?;
@@ -113,12 +114,12 @@ impl Ring {
             keys.push(Arc::new(key));
         }
         for retired in keys.drain(..self.retired(&keys, now)) {
-            self.directory.delete(&retired.id)?;
+            done = done.and(self.directory.delete(&retired.id));
         }
         if !keys.iter().map(|key| &key.id).eq(known.keys.iter().map(|key| &key.id)) {
             self.state.store(Arc::new(State::of(keys, known.generation + 1)));
         }
-        all_read
+        done
     }
 
     /// The keys that can be read, and what is wrong with those that cannot.

@@ -162,15 +162,17 @@ impl Trust {
         rounds.is_fetching || rounds.may_begin()
     }
 
-    /// Waits until the keys were fetched once more, or it has taken too long.
+    /// Waits until the keys were fetched once more, or it has taken too long. Where the fetch that
+    /// the caller saw has ended meanwhile, its keys are here: there is nothing to wait for.
     pub(crate) async fn fetched(&self) {
         let mut rounds = self.rounds.subscribe();
-        let before = rounds.borrow_and_update().ended;
-        // Rung during a fetch, it would ask for another.
-        if rounds.borrow().may_begin() {
+        let before = *rounds.borrow_and_update();
+        if before.may_begin() {
             self.asked.notify_one();
+        } else if !before.is_fetching {
+            return;
         }
-        let next = rounds.wait_for(|rounds| rounds.ended != before);
+        let next = rounds.wait_for(|rounds| rounds.ended != before.ended);
         // Too late or not, what is here now is what there is.
         let _ = timeout(PATIENCE, next).await;
     }

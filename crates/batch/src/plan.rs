@@ -11,7 +11,7 @@ use crate::{
 };
 use serde::{Serialize, Serializer};
 use std::{collections::BTreeMap, fmt, ops::AddAssign, path::Path};
-use tidegate_core::Money;
+use tidegate_core::{Money, Price, Usage};
 use tidegate_wire::request;
 
 /// What a batch would be and cost.
@@ -36,7 +36,7 @@ pub struct Plan {
 }
 
 /// The rows of one model.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ModelPlan {
     /// Rows that ask for it.
     pub rows: u64,
@@ -68,8 +68,8 @@ pub struct Range<T> {
 pub enum Cost {
     /// No price is known for at least one of the models.
     Unknown,
-    /// US dollars.
-    Known(Range<f64>),
+    /// So much.
+    Known(Range<Money>),
 }
 
 /// Models told one by one; the rest are told together.
@@ -88,15 +88,11 @@ pub fn plan_input(
 ) -> Result<Plan, Failure> {
     let input =
         Input::open(options, spool_dir).map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok(plan(&input, &|model| {
-        let per_million = |token: Money| token.usd() * 1e6;
-        let rates = prices(model)?.base();
-        Some((per_million(rates.input), per_million(rates.output)))
-    }))
+    Ok(plan(&input, &**prices))
 }
 
-/// Plans the batch of `input`; `prices` are US dollars per million tokens in and out.
-pub(crate) fn plan(input: &Input, prices: &dyn Fn(&str) -> Option<(f64, f64)>) -> Plan {
+/// Plans the batch of `input`; `prices` say what models cost.
+pub(crate) fn plan(input: &Input, prices: &dyn Fn(&str) -> Option<Price>) -> Plan {
     let mut models: BTreeMap<String, ModelPlan> = BTreeMap::new();
     let (mut tokens_in, mut tokens_out) = (0, Range::default());
     for index in input.indexes().filter(|&index| input.hash(index).is_some()) {
@@ -110,21 +106,19 @@ pub(crate) fn plan(input: &Input, prices: &dyn Fn(&str) -> Option<(f64, f64)>) -
             true => &*row.view.model,
             false => OTHER_MODELS,
         };
-        let empty =
-            ModelPlan { rows: 0, tokens_in: 0, tokens_out: Range::default(), cost: Cost::Unknown };
-        let model = models.entry(name.to_owned()).or_insert(empty);
+        let model = models.entry(name.to_owned()).or_default();
         model.rows += 1;
         model.tokens_in += tokens.input;
         model.tokens_out += out;
+        // Row by row: what a token costs may depend on the length of its prompt.
+        let price = prices(&row.view.model);
+        let cost = price.map_or(Cost::Unknown, |price| Cost::of(price, tokens.input, out));
+        model.cost = model.cost.and(cost);
     }
-    let mut cost = Cost::Known(Range::default());
-    for (name, model) in &mut models {
-        model.cost = prices(name).map_or(Cost::Unknown, |price| model.cost_at(price));
-        cost = cost.and(model.cost);
-    }
-    if models.is_empty() {
-        cost = Cost::Unknown;
-    }
+    let cost = match models.is_empty() {
+        true => Cost::Unknown,
+        false => models.values().fold(Cost::default(), |sum, model| sum.and(model.cost)),
+    };
     Plan {
         rows: input.rows(),
         bad_lines: input.bad().total,
@@ -149,24 +143,28 @@ fn answer_tokens(
     Range { low: expected.min(usual / 8), expected, high }
 }
 
-impl ModelPlan {
-    fn cost_at(&self, (input, output): (f64, f64)) -> Cost {
-        let of = |out: u64| (self.tokens_in as f64 * input + out as f64 * output) / 1e6;
-        let Range { low, expected, high } = self.tokens_out;
-        Cost::Known(Range { low: of(low), expected: of(expected), high: of(high) })
-    }
-}
-
 impl Cost {
+    fn of(price: Price, input: u64, Range { low, expected, high }: Range<u64>) -> Self {
+        let of = |output| price.of(Usage { input, output, ..Usage::default() });
+        Self::Known(Range { low: of(low), expected: of(expected), high: of(high) })
+    }
+
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Known(a), Self::Known(b)) => Self::Known(Range {
-                low: a.low + b.low,
-                expected: a.expected + b.expected,
-                high: a.high + b.high,
+                low: a.low.plus(b.low),
+                expected: a.expected.plus(b.expected),
+                high: a.high.plus(b.high),
             }),
             _ => Self::Unknown,
         }
+    }
+}
+
+impl Default for Cost {
+    /// Nothing.
+    fn default() -> Self {
+        Self::Known(Range::default())
     }
 }
 
@@ -182,7 +180,10 @@ impl Serialize for Cost {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Unknown => serializer.serialize_str("unknown"),
-            Self::Known(range) => range.serialize(serializer),
+            Self::Known(Range { low, expected, high }) => {
+                Range { low: low.usd(), expected: expected.usd(), high: high.usd() }
+                    .serialize(serializer)
+            }
         }
     }
 }
@@ -246,7 +247,8 @@ impl fmt::Display for Cost {
     }
 }
 
-fn dollars(amount: f64) -> String {
+fn dollars(amount: Money) -> String {
+    let amount = amount.usd();
     // A row can cost a hundredth of a cent: what is not nothing is not shown as nothing.
     if amount > 0.0 && amount < 0.01 { format!("${amount:.6}") } else { format!("${amount:.2}") }
 }
@@ -267,8 +269,17 @@ fn count(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tidegate_core::Rates;
 
-    fn planned(lines: &str, prices: &dyn Fn(&str) -> Option<(f64, f64)>) -> Plan {
+    /// In US dollars per million tokens.
+    fn price(input: u64, output: u64) -> Price {
+        Price::flat(Rates::new(
+            Money::from_pico(input * 1_000_000),
+            Money::from_pico(output * 1_000_000),
+        ))
+    }
+
+    fn planned(lines: &str, prices: &dyn Fn(&str) -> Option<Price>) -> Plan {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.jsonl");
         std::fs::write(&path, lines).unwrap();
@@ -283,14 +294,14 @@ mod tests {
     #[test]
     fn tokens_and_money_are_told_three_times() {
         let lines = chat("a", "").repeat(2) + &chat("a", ",\"max_tokens\":100,\"n\":2") + "oops\n";
-        let plan = planned(&lines, &|_| Some((1e6, 1.0)));
+        let plan = planned(&lines, &|_| Some(price(1_000_000, 1)));
         assert_eq!((plan.rows, plan.bad_lines, plan.duplicates), (4, 1, 1));
         assert_eq!(plan.tokens_in, 7 + 7 + 13);
         let expected =
             Range { low: 32 + 32 + 64, expected: 256 + 256 + 200, high: 1024 + 1024 + 200 };
         assert_eq!(plan.tokens_out, expected);
         let Cost::Known(cost) = plan.cost else { panic!("known") };
-        assert!((cost.expected - 27.000712).abs() < 1e-9, "{cost:?}");
+        assert_eq!(cost.expected.to_string(), "$27.000712");
         let shown = plan.to_string();
         assert!(
             shown.contains("128 / 712 / 2,248") && shown.contains("line 4, column 1"),
@@ -299,9 +310,19 @@ mod tests {
     }
 
     #[test]
+    fn rows_with_long_prompts_were_planned_at_the_price_of_short_ones() {
+        let long = chat("a", &format!(",\"user\":\"{}\"", "x".repeat(40)));
+        let steps = price(1_000_000, 0).with_step(8, price(2_000_000, 0).base()).unwrap();
+        let plan = planned(&(chat("a", "") + &long), &|_| Some(steps));
+        assert_eq!(plan.tokens_in, 7 + 20);
+        let Cost::Known(cost) = plan.cost else { panic!("known") };
+        assert_eq!(cost.expected.to_string(), "$47.00");
+    }
+
+    #[test]
     fn an_unknown_price_is_unknown_and_not_nothing() {
         let lines = chat("a", "") + &chat("b", "");
-        let plan = planned(&lines, &|model| (model == "a").then_some((1.0, 2.0)));
+        let plan = planned(&lines, &|model| (model == "a").then_some(price(1, 2)));
         assert_eq!(plan.cost, Cost::Unknown);
         assert!(matches!(plan.models["a"].cost, Cost::Known(_)));
         let json = serde_json::to_value(&plan).unwrap();
@@ -315,7 +336,7 @@ mod tests {
     fn numbers_are_readable() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(
-            [0.0, 0.0001, 0.01, 12.345].map(dollars),
+            [0.0, 0.0001, 0.01, 12.345].map(|usd| dollars(Money::from_usd(usd).unwrap())),
             ["$0.00", "$0.000100", "$0.01", "$12.35"]
         );
     }

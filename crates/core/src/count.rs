@@ -10,5 +10,5 @@ pub type CountTokens = fn(Operation, &[u8]) -> Option<u64>;
 
 /// The tokenizer of a model, by the upstream's own name of it; `None` where none is known.
 ///
-/// Called when a model's way is opened, so that whatever must be loaded is loaded there.
+/// Called once for each target when its route is built, so that what must be loaded is loaded then.
 pub type Tokenizers = fn(&str) -> Option<CountTokens>;

@@ -5,9 +5,13 @@
 //! match is exhaustive inside the workspace, so a new kind does not compile until every front
 //! can say it.
 
+mod kind;
+
 use crate::{RateLimits, redact};
 use bytes::Bytes;
 use std::{borrow::Cow, fmt, time::Duration};
+
+pub use kind::{Class, Clock, Kind};
 
 /// Result of anything that can fail a call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -29,120 +33,6 @@ struct Inner {
     upstream: Option<std::sync::Arc<str>>,
     is_paid_for: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
-}
-
-/// What went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// The body or a header of the call is not valid.
-    InvalidRequest,
-    /// The body cannot be read as one JSON object.
-    InvalidJson,
-    /// No key, or not a valid one.
-    Unauthenticated,
-    /// A token that was valid once.
-    TokenExpired,
-    /// A budget of the caller or its team has no room for this.
-    BudgetExceeded,
-    /// The key does not cover this model.
-    ModelNotAllowed,
-    /// No such model is configured.
-    ModelNotFound,
-    /// No such thing.
-    NotFound,
-    /// The body is longer than allowed.
-    TooLarge,
-    /// One of the caller's own rate limits.
-    RateLimited,
-    /// The caller has too many calls in flight.
-    ConcurrencyLimited,
-    /// Admission refused the call to protect the calls already running, or we are draining.
-    Overloaded,
-    /// The upstream refused this request as invalid: its answer is the caller's answer.
-    Rejected,
-    /// The upstream refuses our credential.
-    UpstreamCredential,
-    /// Our account at the upstream is out of money or quota: waiting does not help.
-    UpstreamQuota,
-    /// The upstream has no capacity now (429, 503, 529).
-    UpstreamCapacity,
-    /// The upstream could not be reached at all.
-    Unavailable,
-    /// The upstream failed or answered wrongly.
-    Upstream,
-    /// One of our clocks ran out while waiting for the upstream.
-    UpstreamTimeout(Clock),
-    /// The call's own deadline passed.
-    DeadlineExceeded,
-    /// The caller gave up before the reply was complete.
-    Cancelled,
-    /// A bug on our side.
-    Internal,
-}
-
-/// Which clock ran out (SPEC §6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Clock {
-    /// Opening a connection.
-    Connect,
-    /// From sending the request to the first token of a stream, or to a unary answer.
-    FirstToken,
-    /// Between two chunks of a body.
-    Idle,
-    /// The whole attempt.
-    Total,
-}
-
-impl Clock {
-    /// The word used in messages, logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::FirstToken => "first_token",
-            Self::Idle => "idle",
-            Self::Total => "total",
-        }
-    }
-}
-
-/// What an attempt's end says about the upstream (SPEC §6.1).
-///
-/// Breakers count `Fault`, `Timeout` and, of `Capacity`, a 503; limiters learn from `Capacity`;
-/// nothing else blames the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// The caller's request is at fault (400, 404, 413, 422 …).
-    Caller,
-    /// Our key at the upstream is (401, 403).
-    Credential,
-    /// `insufficient_quota` and kin: never retried.
-    Quota,
-    /// 429, 503, 529.
-    Capacity,
-    /// Connect error, reset, 500, 502, 504, bad protocol, an error event inside a 200 stream.
-    Fault,
-    /// One of our clocks ran out.
-    Timeout,
-    /// The caller went away.
-    Cancelled,
-    /// We refused it ourselves before any upstream was asked.
-    Refused,
-}
-
-impl Class {
-    /// The word used in logs, metrics and batch rows.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Caller => "caller",
-            Self::Credential => "credential",
-            Self::Quota => "quota",
-            Self::Capacity => "capacity",
-            Self::Fault => "fault",
-            Self::Timeout => "timeout",
-            Self::Cancelled => "cancelled",
-            Self::Refused => "refused",
-        }
-    }
 }
 
 /// Whose side the failure is on.
@@ -339,52 +229,12 @@ impl Error {
 
     /// What this end of an attempt says about the upstream.
     pub const fn class(&self) -> Class {
-        match self.0.kind {
-            Kind::Rejected => Class::Caller,
-            Kind::UpstreamCredential => Class::Credential,
-            Kind::UpstreamQuota => Class::Quota,
-            Kind::UpstreamCapacity => Class::Capacity,
-            Kind::Unavailable | Kind::Upstream => Class::Fault,
-            Kind::UpstreamTimeout(_) => Class::Timeout,
-            Kind::Cancelled => Class::Cancelled,
-            Kind::InvalidRequest
-            | Kind::InvalidJson
-            | Kind::Unauthenticated
-            | Kind::TokenExpired
-            | Kind::BudgetExceeded
-            | Kind::ModelNotAllowed
-            | Kind::ModelNotFound
-            | Kind::NotFound
-            | Kind::TooLarge => Class::Caller,
-            Kind::RateLimited | Kind::ConcurrencyLimited | Kind::Overloaded | Kind::Internal => {
-                Class::Refused
-            }
-            Kind::DeadlineExceeded => Class::Timeout,
-        }
+        self.0.kind.class()
     }
 
     /// The stable code callers branch on (SPEC §4).
     pub const fn code(&self) -> &'static str {
-        match self.0.kind {
-            Kind::InvalidRequest | Kind::Rejected => "invalid_request_error",
-            Kind::InvalidJson => "invalid_json",
-            Kind::Unauthenticated => "invalid_api_key",
-            Kind::TokenExpired => "token_expired",
-            Kind::BudgetExceeded => "budget_exceeded",
-            Kind::ModelNotAllowed => "model_not_allowed",
-            Kind::ModelNotFound => "model_not_found",
-            Kind::NotFound => "not_found",
-            Kind::TooLarge => "request_too_large",
-            Kind::RateLimited => "rate_limit_exceeded",
-            Kind::ConcurrencyLimited => "concurrency_limit_exceeded",
-            Kind::Overloaded => "overloaded",
-            Kind::UpstreamCapacity | Kind::Unavailable => "no_upstream_available",
-            Kind::UpstreamCredential | Kind::UpstreamQuota | Kind::Upstream => "upstream_error",
-            Kind::UpstreamTimeout(_) => "upstream_timeout",
-            Kind::DeadlineExceeded => "deadline_exceeded",
-            Kind::Cancelled => "cancelled",
-            Kind::Internal => "internal_error",
-        }
+        self.0.kind.code()
     }
 }
 

@@ -8,6 +8,20 @@ pub trait Ledger: Send + Sync + 'static {
     /// Takes an entry. Called on the hot path: never blocks, never fails, loses nothing.
     fn write(&self, entry: Entry);
 
+    /// Notes an attempt that is about to be sent, at the most it can come to, where that outlives
+    /// this process: if it is killed before [`end`](Self::end), the next one enters it as it is in
+    /// `most`. `None` where there is no such place, or no room. Called on the hot path, as `write`.
+    fn begin(&self, most: &Entry) -> Option<Noted> {
+        let _ = most;
+        None
+    }
+
+    /// Takes the entry of an attempt that [`begin`](Self::begin) noted, in place of what was noted.
+    fn end(&self, noted: Noted, entry: Entry) {
+        let _ = noted;
+        self.write(entry);
+    }
+
     /// Returns once every entry written before is stored for good.
     ///
     /// # Errors
@@ -21,6 +35,16 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// When the database does not answer.
     fn usage<'a>(&'a self, query: &'a UsageQuery) -> BoxFuture<'a, Result<Vec<UsageRow>>>;
+}
+
+/// An attempt that a ledger has noted before it was sent. Dropping it leaves the note.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Noted {
+    /// What names its entry, among those of this process.
+    pub sequence: u64,
+    /// Where it is noted.
+    pub slot: u32,
 }
 
 /// One attempt: whose, why, where, and what it took. No prompt, no answer, no key.

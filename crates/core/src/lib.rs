@@ -42,7 +42,7 @@ pub use key::{
     BudgetsChange, Change, Former, KeyChange, KeyRecord, KeyState, Keys, LimitsChange, Minted,
     is_plain_line,
 };
-pub use ledger::{Cause, Entry, Group, Ledger, UsageQuery, UsageRow};
+pub use ledger::{Cause, Entry, Group, Ledger, Noted, UsageQuery, UsageRow};
 pub use money::{Money, Price, Rates, Step};
 pub use provider::{Attempt, Provider};
 pub use redact::redact;

@@ -121,7 +121,7 @@ impl Rates {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price {
     base: Rates,
-    /// Shortest prompts first; those not in use come last, and no prompt is so long.
+    /// Shortest prompts first. Unused ones come last, beyond the length of any prompt.
     steps: [Step; Price::MAX_STEPS],
 }
 
@@ -177,7 +177,7 @@ impl Price {
 
     /// What longer ones do, shortest first; mostly none.
     pub fn steps(&self) -> impl Iterator<Item = Step> {
-        self.steps.into_iter().take_while(|step| step.above < u64::MAX)
+        self.steps.iter().copied().take_while(|step| step.above < u64::MAX)
     }
 
     /// What tokens cost beside so many prompt tokens.

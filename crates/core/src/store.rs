@@ -19,10 +19,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// The Unix second at which the key `id` ends, from memory; `None` when it never does, or is not
     /// known.
-    fn expires_at(&self, id: &str) -> Option<u64> {
-        let _ = id;
-        None
-    }
+    fn expires_at(&self, id: &str) -> Option<u64>;
 
     /// Every key, revoked ones included, oldest first.
     fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>>>;

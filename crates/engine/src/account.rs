@@ -31,11 +31,11 @@ use crate::{
 use parking_lot::Mutex;
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tidegate_core::{
-    Call, Cause, Class, ContentType, Entry, Error, Ledger, Meter, Money, Operation, Price, Reply,
-    Result, Retry, Tenant, TokenEstimate, Usage,
+    Call, Cause, Class, ContentType, Entry, Error, Ledger, Meter, Money, Noted, Operation, Price,
+    Reply, Result, Retry, Tenant, TokenEstimate, Usage,
 };
 
 /// Where the engine keeps account.
@@ -91,6 +91,8 @@ pub(crate) struct Account {
     meter: Option<Arc<Meter>>,
     /// Its events are counted: it is made as it passes.
     is_counted: bool,
+    /// Where a hard budget pays: the ledger knows of it since before it left.
+    noted: Option<Noted>,
 }
 
 impl Books {
@@ -171,6 +173,7 @@ impl Account {
             told: false,
             meter: None,
             is_counted: false,
+            noted: None,
             page,
         }
     }
@@ -180,9 +183,50 @@ impl Account {
         self.attempt
     }
 
-    /// The attempt leaves.
+    /// The attempt leaves. What a hard budget pays for is noted before, at its most: if this
+    /// process is killed, the budget must not have that money again.
     pub(crate) fn leaves(&mut self) {
-        self.left = Some((SystemTime::now(), now()));
+        let at = SystemTime::now();
+        self.left = Some((at, now()));
+        if !self.reserved.is_hard() {
+            return;
+        }
+        if let Some(ledger) = &self.page.books.ledger {
+            self.noted = ledger.begin(&self.at_most(at));
+        }
+    }
+
+    /// The entry of an attempt whose end nobody saw.
+    fn at_most(&self, at: SystemTime) -> Entry {
+        let TokenEstimate { input, output } = self.page.most;
+        Entry {
+            failure: Some(Class::Fault),
+            usage: Usage { input, output, ..Usage::default() },
+            told: false,
+            cost: self.price.map(|price| price.most(input, output)),
+            ..self.entry(at, Duration::ZERO, None)
+        }
+    }
+
+    fn entry(&self, at: SystemTime, took: Duration, cost: Option<Money>) -> Entry {
+        let Page { call, tenant, operation, model, .. } = &*self.page;
+        Entry {
+            call: call.clone(),
+            attempt: self.attempt,
+            cause: self.cause,
+            at,
+            took,
+            caller: tenant.id.clone(),
+            team: tenant.team.clone(),
+            operation: *operation,
+            model: model.clone(),
+            upstream: self.upstream.clone(),
+            upstream_model: self.upstream_model.clone(),
+            failure: self.failure,
+            usage: self.usage,
+            told: self.told,
+            cost,
+        }
     }
 
     /// The attempt failed before it said a word: nothing is paid for, unless the upstream had made
@@ -280,22 +324,10 @@ impl Drop for Account {
         }
         drop(sum);
         let Some(ledger) = &self.page.books.ledger else { return };
-        ledger.write(Entry {
-            call: self.page.call.clone(),
-            attempt: self.attempt,
-            cause: self.cause,
-            at,
-            took: now().saturating_duration_since(sent),
-            caller: self.page.tenant.id.clone(),
-            team: self.page.tenant.team.clone(),
-            operation: self.page.operation,
-            model: self.page.model.clone(),
-            upstream: self.upstream.clone(),
-            upstream_model: self.upstream_model.clone(),
-            failure: self.failure,
-            usage: self.usage,
-            told: self.told,
-            cost,
-        });
+        let entry = self.entry(at, now().saturating_duration_since(sent), cost);
+        match self.noted.take() {
+            Some(noted) => ledger.end(noted, entry),
+            None => ledger.write(entry),
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tidegate_core::{BoxStream, Clock, Error, Kind, Meter, Origin, Reply, Result};
+use tidegate_core::{BoxStream, Clock, ContentType, Error, Kind, Meter, Origin, Reply, Result};
 use tokio::time::{Sleep, sleep_until};
 
 /// A streamed body between provider and settlement.
@@ -22,6 +22,8 @@ pub(crate) struct Flow {
     permit: Permit,
     account: Account,
     meter: Option<Arc<Meter>>,
+    /// The answer is made as it passes, and its events are counted.
+    is_stream: bool,
     idle: Duration,
     end: Instant,
     deadline: Instant,
@@ -45,9 +47,10 @@ impl Flow {
             return reply;
         }
         let meter = reply.meter.clone();
+        let is_stream = reply.content_type == ContentType::EventStream;
         reply.body = reply.body.map_stream(|stream| {
             let clock = Box::pin(sleep_until(later(now(), idle).min(end).into()));
-            Self { stream, permit, account, meter, idle, end, deadline, clock }
+            Self { stream, permit, account, meter, is_stream, idle, end, deadline, clock }
         });
         reply
     }
@@ -114,8 +117,10 @@ impl Drop for Flow {
         if let Some(meter) = &self.meter {
             match meter.usage() {
                 Some(usage) => self.permit.told(usage),
-                // Cut off before its usage was told, an answer is worth what has passed of it.
-                None => self.permit.passed(meter.chunks()),
+                // Cut off before its usage was told, a stream is worth what has passed of it.
+                None if self.is_stream => self.permit.passed(meter.chunks()),
+                // Any other answer was made whole before it was sent: the reservation stands.
+                None => {}
             }
         }
     }

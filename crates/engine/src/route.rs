@@ -100,7 +100,7 @@ impl Route {
         Ok(route)
     }
 
-    /// Most of what its targets take `call` for: nobody knows yet which it will be.
+    /// The largest of its targets' estimates of `call`: nobody knows yet which one it will go to.
     fn estimate(&self, call: &Call) -> TokenEstimate {
         let mut counted = None;
         let estimates =

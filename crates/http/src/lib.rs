@@ -5,10 +5,11 @@
 //! closed here: timers, limits, strict checks, cancellation and drain.
 //!
 //! Read in this order: `accept` (the loop and the drain), `connection` (one connection and its
-//! clocks), `service` (one request from head to answer), then `strict`, `intake`, `refusal` and
-//! `outcome` for the details of each step, `idempotency` for calls that are sent again, and `coding`, `compress` and `decompress` for bodies in
-//! other forms. `admin` is what the operators' port answers instead: on the same loop, clocks and
-//! checks.
+//! clocks), `service` (one request from head to answer) with `routes` and `table` (what is where),
+//! then `strict`, `intake`, `refusal` and `outcome` for the details of each step, `shown` for what
+//! of a caller's words is repeated, `idempotency` for calls that are sent again, and `coding`,
+//! `compress` and `decompress` for bodies in other forms. `admin` is what the operators' port
+//! answers instead: on the same loop, clocks and checks.
 //!
 //! [`Answer`]: tidegate_core::Answer
 
@@ -30,6 +31,7 @@ mod refusal;
 mod request_id;
 mod routes;
 mod service;
+mod shown;
 mod socket;
 mod strict;
 mod table;

@@ -200,7 +200,8 @@ pub(crate) struct Refused {
 enum Problem {
     InvalidRequest,
     InvalidClient,
-    /// The same to the client, which showed nothing that could be wrong.
+    /// Told as `InvalidClient` is, but not counted by the throttle: no secret was shown that could
+    /// be a wrong guess.
     NoClient,
     UnsupportedGrantType,
     InvalidScope,

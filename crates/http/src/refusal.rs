@@ -1,13 +1,13 @@
 //! Requests that are refused: the reasons of HTTP in fixed words, and what is told of those that
 //! never became calls. (The engine records those that did.)
 
-use crate::{oauth, request_id::RequestId};
+use crate::{oauth, request_id::RequestId, shown};
 use hyper::{StatusCode, http::request::Parts};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tidegate_core::{Class, Error, Tenant, redact};
+use tidegate_core::{Class, Error, Tenant};
 use tidegate_wire::error_body;
 
 /// Why a request is not answered.
@@ -212,8 +212,8 @@ impl Refused {
         Self {
             id: Arc::clone(&id.text),
             tenant: tenant.map(|tenant| tenant.id.clone()),
-            method: method(parts).into(),
-            path: path(parts).into(),
+            method: shown::method(parts).into(),
+            path: shown::path(parts).into(),
             status: refusal.status().as_u16(),
             code: refusal.code(),
             class: refusal.class(),
@@ -221,54 +221,6 @@ impl Refused {
             duration,
         }
     }
-}
-
-/// A name as errors may repeat it: one that could be a misspelt one of ours. Somebody may have sent a
-/// key as a name, or a whole body, and errors are logged.
-pub(crate) fn name(name: &str) -> String {
-    const LONGEST: usize = 32;
-    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
-    if (1..=LONGEST).contains(&name.len()) && name.bytes().all(is_letter) {
-        format!("`{name}`")
-    } else {
-        "a name that is not repeated here".to_owned()
-    }
-}
-
-/// Longest method or path told, in bytes: a caller may write a whole head of them.
-const MAX_WORD_BYTES: usize = 256;
-/// Ids have twelve letters and digits; longer mixtures of both are secrets, or nobody's words.
-const LONGEST_WORD: usize = 12;
-
-/// The method of a request, as logs may have it: callers can write anything there.
-pub(crate) fn method(parts: &Parts) -> String {
-    shown(parts.method.as_str())
-}
-
-/// The path of a request, as logs may have it: without the query, and without keys.
-pub(crate) fn path(parts: &Parts) -> String {
-    shown(parts.uri.path())
-}
-
-/// `text` without what looks like a key, and without long words that mix letters and digits: the
-/// secret of a key pasted alone has no other mark.
-pub(crate) fn shown(text: &str) -> String {
-    let text = &text[..text.floor_char_boundary(MAX_WORD_BYTES)];
-    let text = redact(text);
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = &*text;
-    while !rest.is_empty() {
-        let is_word = |c: char| c.is_ascii_alphanumeric();
-        let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-        let word = &rest[..end];
-        let digits = word.bytes().filter(u8::is_ascii_digit).count();
-        let is_mixed = digits > 0 && digits < word.len();
-        shown.push_str(if is_mixed && word.len() > LONGEST_WORD { "…" } else { word });
-        let next = rest[end..].find(is_word).map_or(rest.len(), |next| end + next);
-        shown.push_str(&rest[end..next]);
-        rest = &rest[next..];
-    }
-    shown
 }
 
 #[cfg(test)]
@@ -281,30 +233,5 @@ mod tests {
             let body: serde_json::Value = serde_json::from_str(fixed.body).unwrap();
             assert!(body["error"]["code"].is_string());
         }
-    }
-    #[test]
-    fn paths_are_told_without_keys() {
-        let secret = "a1B2".repeat(11);
-        for (path, told) in [
-            ("/v1/chat/completions", "/v1/chat/completions"),
-            ("/.well-known/oauth-authorization-server", "/.well-known/oauth-authorization-server"),
-            (
-                "/v1/models/Qwen/Qwen3-235B-A22B-Instruct-2507",
-                "/v1/models/Qwen/Qwen3-235B-A22B-Instruct-2507",
-            ),
-            ("/admin/keys/4kQ0abcdEFGH", "/admin/keys/4kQ0abcdEFGH"),
-            (
-                "/v1beta/models/gemini-2.5-pro:streamGenerateContent",
-                "/v1beta/models/gemini-2.5-pro:streamGenerateContent",
-            ),
-            (&format!("/admin/keys/{secret}/rotate"), "/admin/keys/…/rotate"),
-            (&format!("/{secret}"), "/…"),
-            (&format!("/tg-4kQ0abcdEFGH-{secret}"), "/tg-4kQ0abcdEFGH-[redacted]"),
-            ("/é/%C3%A9/", "/é/%C3%A9/"),
-            ("", ""),
-        ] {
-            assert_eq!(shown(path), told);
-        }
-        assert_eq!(shown(&"é".repeat(200)).len(), 256);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     refusal::{self, Refusal},
     request_id::RequestId,
     routes::{self, NoRoute, Route},
-    strict,
+    shown, strict,
 };
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -243,8 +243,8 @@ async fn call(
     let tenant = way.identified(front, headers).await?;
     let once = front.idempotency().map_or(Ok(None), |kept| kept.asked(headers))?;
     let call = intake::call(operation, headers, body, tenant, id, &front.options, pulse).await?;
-    // What it may not use it is refused: an answer that was kept for a wider token of the same key
-    // is not for it, and its refusal is not the answer of the key once its rights are wider.
+    // A model the caller may not use is refused below, past the kept answers: one that was kept for
+    // a wider token of the same key is not for it, and the refusal is not to be kept as the answer.
     if let Some(once) = once.filter(|_| call.tenant.may_use(&call.model)) {
         return once.call(front, parts, call, way).await;
     }
@@ -306,7 +306,7 @@ fn models(front: &Front, tenant: &Tenant) -> Success {
 fn model(front: &Front, tenant: &Tenant, name: &str) -> Result<Success, Refusal> {
     let models = front.answer.models(tenant);
     let Some(info) = models.iter().find(|info| &*info.id == name) else {
-        let name = refusal::shown(name);
+        let name = shown::text(name);
         let message = format!("no model `{name}`: GET /v1/models lists those this key may use");
         return Err(Error::new(Kind::ModelNotFound, Origin::Caller, message).into());
     };
@@ -323,7 +323,7 @@ fn log(refusal: &Refusal, parts: &Parts, id: &RequestId) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
-    let (id, method, path) = (&*id.text, refusal::method(parts), refusal::path(parts));
+    let (id, method, path) = (&*id.text, shown::method(parts), shown::path(parts));
     let (status, code) = (refusal.status().as_u16(), refusal.code());
     match refusal {
         Refusal::OAuth(refused) => {

@@ -37,8 +37,8 @@ pub(crate) fn acceptor(tls: &Tls) -> io::Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// What is wrong with a file of ours. The PEM reader's own words are not repeated: they quote the line
-/// at fault, which in a key whose line breaks were lost is the whole key.
+/// What is wrong with a file of ours. The PEM reader's own words are not repeated: they quote the
+/// line at fault, which in a key whose line breaks were lost is the whole key.
 fn unreadable(what: &str, path: &Path, error: &pem::Error) -> io::Error {
     let path = path.display();
     let wrong = match error {

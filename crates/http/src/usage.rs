@@ -6,7 +6,7 @@
 
 mod parquet;
 
-use crate::refusal;
+use crate::shown;
 use bytes::Bytes;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::{Serialize, Serializer, ser::SerializeMap as _, ser::SerializeSeq as _};
@@ -14,12 +14,13 @@ use std::fmt::Write as _;
 use tidegate_core::{Error, Group, UsageQuery, UsageRow};
 
 /// The numbers of each row.
-pub const COLUMNS: [&str; 10] = [
+pub const COLUMNS: [&str; 11] = [
     "attempts",
     "calls",
     "failed",
     "input_tokens",
     "cached_input_tokens",
+    "cache_write_input_tokens",
     "output_tokens",
     "reasoning_tokens",
     "unpriced_attempts",
@@ -91,10 +92,7 @@ pub fn read_groups(text: &str) -> Result<Vec<Group>, Error> {
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         let group = Group::ALL.into_iter().find(|group| group.name() == word).ok_or_else(|| {
             let all = Group::ALL.map(Group::name).join(", ");
-            Error::invalid(
-                "group_by",
-                format!("{} is no group: take of {all}", refusal::name(word)),
-            )
+            Error::invalid("group_by", format!("{} is no group: take of {all}", shown::name(word)))
         })?;
         if groups.contains(&group) {
             return Err(Error::invalid("group_by", format!("`{word}` is there twice")));
@@ -137,6 +135,7 @@ fn numbers(row: &UsageRow) -> [u64; COLUMNS.len() - 1] {
         row.failed,
         usage.input,
         usage.cached_input,
+        usage.cache_write,
         usage.output,
         usage.reasoning,
         row.unpriced,
@@ -250,7 +249,7 @@ pub(crate) mod tests {
             attempts,
             calls: 2,
             failed: 1,
-            usage: Usage { input: 10, cached_input: 4, cache_write: 0, output: 5, reasoning: 3 },
+            usage: Usage { input: 10, cached_input: 4, cache_write: 2, output: 5, reasoning: 3 },
             cost: Money::from_pico(1_500_000_000_045),
             unpriced: 7,
         };
@@ -270,12 +269,12 @@ pub(crate) mod tests {
                 r#"{"object":"usage","from":"2026-11-01T00:00:00Z","to":null,"#,
                 r#""group_by":["team","model"],"data":["#,
                 r#"{"team":null,"model":"chat","attempts":1,"calls":2,"failed":1,"#,
-                r#""input_tokens":10,"cached_input_tokens":4,"output_tokens":5,"#,
-                r#""reasoning_tokens":3,"unpriced_attempts":7,"#,
+                r#""input_tokens":10,"cached_input_tokens":4,"cache_write_input_tokens":2,"#,
+                r#""output_tokens":5,"reasoning_tokens":3,"unpriced_attempts":7,"#,
                 r#""cost_picodollars":1500000000045,"cost_usd":1.500000000045},"#,
                 r#"{"team":"Ops, \"night\"","model":"ä","attempts":3,"calls":2,"failed":1,"#,
-                r#""input_tokens":10,"cached_input_tokens":4,"output_tokens":5,"#,
-                r#""reasoning_tokens":3,"unpriced_attempts":7,"#,
+                r#""input_tokens":10,"cached_input_tokens":4,"cache_write_input_tokens":2,"#,
+                r#""output_tokens":5,"reasoning_tokens":3,"unpriced_attempts":7,"#,
                 r#""cost_picodollars":1500000000045,"cost_usd":1.500000000045}],"#,
                 r#""truncated":false}"#,
             )
@@ -286,10 +285,10 @@ pub(crate) mod tests {
     fn csv_quotes_what_it_must() {
         assert_eq!(
             encoded(Format::Csv),
-            "team,model,attempts,calls,failed,input_tokens,cached_input_tokens,output_tokens,\
-             reasoning_tokens,unpriced_attempts,cost_picodollars,cost_usd\r\n\
-             ,chat,1,2,1,10,4,5,3,7,1500000000045,1.500000000045\r\n\
-             \"Ops, \"\"night\"\"\",ä,3,2,1,10,4,5,3,7,1500000000045,1.500000000045\r\n"
+            "team,model,attempts,calls,failed,input_tokens,cached_input_tokens,\
+             cache_write_input_tokens,output_tokens,reasoning_tokens,unpriced_attempts,cost_picodollars,cost_usd\r\n\
+             ,chat,1,2,1,10,4,2,5,3,7,1500000000045,1.500000000045\r\n\
+             \"Ops, \"\"night\"\"\",ä,3,2,1,10,4,2,5,3,7,1500000000045,1.500000000045\r\n"
         );
     }
 

@@ -10,10 +10,10 @@
 //! server gets (Envoy's outlier detection uses both). Coming back is gradual: one probe at a time,
 //! then a growing share, so that a server with cold caches is not knocked over again.
 //!
-//! Failures are fast and answers slow: of a burst the failed few come back first, all in a row.
-//! So both alarms take what a failure has overtaken (sent before it or beside it, and still out)
-//! for good until it says otherwise: neither sounds before its share has failed even then, a
-//! quarter for failures in a row.
+//! Failures are fast and answers slow: of a burst of which a few fail, those few come back first,
+//! all in a row. So a failure is weighed against the attempts it has overtaken: those sent before
+//! it, or at about the same time, that have not ended yet. Both alarms count them as good until they
+//! end, and failures in a row must besides be a quarter of themselves and what they overtook.
 //!
 //! A failure is a fault or a timeout. A 4xx is the caller's, a 429 feeds the limiters, and a
 //! caller who hangs up says nothing ([`Outcome::Unknown`]).
@@ -307,7 +307,7 @@ impl Breaker {
         }
     }
 
-    /// Whether so much has failed, should the `overtaken` attempts all be good.
+    /// Whether so much has failed that it opens, even if the `overtaken` attempts all turn out good.
     fn is_alarming(&self, in_a_row: u32, overtaken: u64, now: Instant) -> bool {
         let Options { failures, failure_share, min_attempts, .. } = self.options;
         if failures == 0 {

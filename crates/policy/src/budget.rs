@@ -20,8 +20,9 @@
 //!
 //! An attempt counts for the day and month in which it was reserved, also when it ends in the next.
 //!
-//! A clock that is set back over midnight opens no day again. One that is set back by more was
-//! wrong before: what is open goes on as the period that it is, and the next one opens in time.
+//! When the clock is set back over midnight, the new day stays open. When it is set back by more, it
+//! was wrong before: the open period is then taken for the present one, with all that was spent in
+//! it, and the next one opens when it should.
 
 use crate::setting;
 use schemars::JsonSchema;
@@ -111,7 +112,7 @@ pub struct Budget {
 struct Window {
     /// Which day since 1970, or which month since the year 0; always 0 for the total.
     index: u64,
-    /// How many there were before it: what reservations know it by.
+    /// How many were opened before it. Reservations know it by this, as `index` may be corrected.
     before: u64,
     spent: Money,
     reserved: Money,
@@ -135,7 +136,7 @@ pub struct Spent {
 #[must_use]
 pub struct Reservation {
     amount: Money,
-    /// How many days and months were open before those it is of.
+    /// [`Window::before`] of the day and the month it was made in.
     day: u64,
     month: u64,
 }
@@ -243,8 +244,7 @@ impl Budget {
         Spent { day: self.day.spent, month: self.month.spent, total: self.total.spent }
     }
 
-    /// Opens the day and the month of `now`. A clock that was set back opens none again, and does
-    /// not keep the next one from being opened.
+    /// Opens the day and the month of `now`, unless the clock was set back: see the head of this file.
     fn roll(&mut self, now: u64) {
         let day = now / DAY_SECS;
         for (window, index) in [(&mut self.day, day), (&mut self.month, month_of(day))] {

@@ -54,7 +54,7 @@ pub struct Above {
     pub cache_write: Option<f64>,
 }
 
-/// What is written is no price.
+/// What is wrong with a price as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {
     /// The field at fault: `input`, `above.1.tokens`.

@@ -21,7 +21,8 @@ pub const MAX_KEYS: usize = 100_000;
 /// Some 400 keys in each at the most there are: microseconds to copy.
 const SHARDS: usize = 256;
 
-/// Changed by one at a time: whoever calls [`Directory::replace`] or [`Directory::take_over`] sees to it.
+/// Changed by one at a time: whoever calls [`Directory::replace`] or [`Directory::take_over`] sees
+/// to it.
 pub(crate) struct Directory([ArcSwap<Entries>; SHARDS]);
 
 type Entries = HashMap<Arc<str>, Entry>;

@@ -28,30 +28,38 @@
 //! that writer's sequence. Storing it again changes nothing, so everything in doubt is stored
 //! again: a commit whose acknowledgement was lost, a journal whose process died. The call's id
 //! would not do: callers choose it, and may choose the same twice.
+//!
+//! # What is in flight
+//!
+//! What a hard budget pays for is noted in a [slot](slots) before it is sent, under the name its
+//! entry will have. A process that is killed leaves it there, and the next start enters it.
 
 mod database;
+mod inherit;
 mod journal;
 mod journaling;
 mod postgres;
 mod query;
 mod record;
 mod shared;
+mod slots;
 mod sqlite;
 mod storing;
 
 use parking_lot::Mutex;
 use postgres::{Address, Postgres};
-use shared::{MAX_WAITING, Progress, Shared, State};
+use shared::{MAX_WAITING, Progress, Shared, State, Waiting};
+use slots::{MAX_SLOTS, Slots};
 use sqlite::Sqlite;
 use std::{
     io, mem,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 use tidegate_core::{
-    BoxFuture, Entry, Error, Kind, Ledger, Origin, Result, Secret, UsageQuery, UsageRow,
+    BoxFuture, Entry, Error, Kind, Ledger, Noted, Origin, Result, Secret, UsageQuery, UsageRow,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -83,6 +91,8 @@ pub struct Health {
     pub journal_bytes: u64,
     /// Entries that were lost: see [the module](self).
     pub lost: u64,
+    /// Attempts that a hard budget pays for and that could not be noted before they were sent.
+    pub unnoted: u64,
 }
 
 impl Recorder {
@@ -104,12 +114,15 @@ impl Recorder {
             }
         };
         let dir = journal::directory(data_dir).map_err(|cause| not_writable(data_dir, cause))?;
-        let left_behind = journal::left_behind(&dir).map_err(|cause| not_writable(&dir, cause))?;
+        let left_behind = inherit::left_behind(&dir).map_err(|cause| not_writable(&dir, cause))?;
         let inherited = !left_behind.is_empty();
         let (progress, _) = watch::channel(Progress { inherited, ..Progress::default() });
+        let writer = random()?;
         let shared = Arc::new(Shared {
+            writer,
+            sequence: AtomicU64::new(0),
+            slots: Slots::new(&dir, writer, MAX_SLOTS),
             dir,
-            writer: random()?,
             state: Mutex::new(State { segments: left_behind.into(), ..State::default() }),
             arrived: parking_lot::Condvar::new(),
             journaled: parking_lot::Condvar::new(),
@@ -125,8 +138,9 @@ impl Recorder {
 
     /// How it is now.
     pub fn health(&self) -> Health {
+        let unnoted = self.shared.slots.without();
         let state = self.shared.state.lock();
-        Health { away: state.away, journal_bytes: state.left(), lost: state.lost }
+        Health { away: state.away, journal_bytes: state.left(), lost: state.lost, unnoted }
     }
 
     /// Where entries are kept, as it may be shown.
@@ -162,6 +176,28 @@ impl Recorder {
         }
     }
 
+    /// Hands `entry` to the journal's thread; the slot it has is given back when it is written. Of
+    /// one that is lost it stays full, and the next start enters what is in it.
+    fn take(&self, sequence: u64, slot: Option<u32>, entry: Entry) {
+        let mut state = self.shared.state.lock();
+        if state.waiting.len() >= MAX_WAITING || state.journal_done {
+            state.lost += 1;
+            let lost = state.lost;
+            drop(state);
+            if lost.is_power_of_two() {
+                tracing::error!("the ledger has lost {lost} entries: nothing takes them any more");
+            }
+            return;
+        }
+        state.last += 1;
+        let place = state.last;
+        state.waiting.push(Waiting { place, sequence, slot, entry });
+        if mem::take(&mut state.journal_sleeps) {
+            drop(state);
+            self.shared.arrived.notify_one();
+        }
+    }
+
     async fn flushed(&self) -> Result<()> {
         let mut progress = self.shared.progress.subscribe();
         let failures = progress.borrow_and_update().failures;
@@ -188,23 +224,17 @@ impl Recorder {
 
 impl Ledger for Recorder {
     fn write(&self, entry: Entry) {
-        let mut state = self.shared.state.lock();
-        if state.waiting.len() >= MAX_WAITING || state.journal_done {
-            state.lost += 1;
-            let lost = state.lost;
-            drop(state);
-            if lost.is_power_of_two() {
-                tracing::error!("the ledger has lost {lost} entries: nothing takes them any more");
-            }
-            return;
-        }
-        state.last += 1;
-        let place = state.last;
-        state.waiting.push((place, entry));
-        if mem::take(&mut state.journal_sleeps) {
-            drop(state);
-            self.shared.arrived.notify_one();
-        }
+        self.take(self.shared.next_sequence(), None, entry);
+    }
+
+    fn begin(&self, most: &Entry) -> Option<Noted> {
+        let sequence = self.shared.next_sequence();
+        let slot = self.shared.slots.put(sequence, most)?;
+        Some(Noted { sequence, slot })
+    }
+
+    fn end(&self, noted: Noted, entry: Entry) {
+        self.take(noted.sequence, Some(noted.slot), entry);
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {

@@ -308,9 +308,11 @@ impl Writer {
     }
 }
 
-/// Makes room in a new log for changes of a few keys. With a checkpoint after each change it is
-/// free again for the next: on a full disk neither log nor file can grow, and a key that leaked
-/// must be revoked.
+/// Makes room in a new write-ahead log for changes of a few keys, by writing it full once.
+///
+/// *Why:* on a full disk neither log nor file can grow, and a key that leaked must be revoked all
+/// the same. A checkpoint after each change empties the log into the file, so that the room is
+/// there for the next one.
 fn keep_room(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
     let log = fs::metadata(path.with_extension("sqlite-wal"));
     if log.is_ok_and(|log| log.len() > ROOM_PAGES * PAGE_BYTES) {

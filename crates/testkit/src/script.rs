@@ -21,13 +21,15 @@
 //! `retry-after=1s`, `usage=7+3`, `limit-requests=600 remaining-requests=3 reset-requests=1s`,
 //! and the same for tokens. The last step repeats; an empty script is `ok`.
 
+mod played;
+
 use crate::{
     step::{Ending, Outcome, Step},
     trace::Trace,
 };
 use bytes::Bytes;
-use futures_util::stream;
 use parking_lot::Mutex;
+use played::Played;
 use std::{
     sync::{
         Arc,
@@ -36,8 +38,8 @@ use std::{
     time::{Duration, Instant},
 };
 use tidegate_core::{
-    Attempt, Body, BoxFuture, Call, ContentType, Front, Meter, Operation, Patience, Payload,
-    Priority, Provider, Reply, Result, Served, Tenant, TokenEstimate, Usage,
+    Attempt, Body, BoxFuture, Call, ContentType, Front, Operation, Patience, Payload, Priority,
+    Provider, Reply, Result, Served, Tenant, TokenEstimate, Usage,
 };
 
 /// A provider whose answers are written down beforehand and whose attempts are traced.
@@ -282,84 +284,6 @@ fn answer(operation: Operation, model: &str) -> Bytes {
         Operation::Responses => r#""status":"completed","output":[]"#,
     };
     format!(r#"{{"id":"scripted","model":"{model}",{result}}}"#).into()
-}
-
-/// A stream being played.
-#[derive(Clone)]
-struct Played {
-    model: Arc<str>,
-    step: Step,
-    meter: Arc<Meter>,
-    chunks: u32,
-    every: Duration,
-    ending: Ending,
-}
-
-impl Played {
-    /// The reply, once its first content has come: a provider returns a stream no sooner.
-    async fn start(self, open: Open) -> Reply {
-        if self.chunks > 0 {
-            tokio::time::sleep(self.every).await;
-        } else if self.ending == Ending::Stall {
-            std::future::pending::<()>().await;
-        }
-        let meter = self.meter.clone();
-        let limits = self.step.limits;
-        let body = stream::unfold((Some(open), 0), move |(open, number)| {
-            let played = self.clone();
-            async move { played.next(open?, number).await }
-        });
-        Reply {
-            content_type: ContentType::EventStream,
-            body: Body::stream(body),
-            usage: None,
-            meter: Some(meter),
-            limits,
-            ..unary(&Step::default(), Bytes::new())
-        }
-    }
-
-    async fn next(self, open: Open, number: u32) -> Option<(Result<Bytes>, (Option<Open>, u32))> {
-        if number < self.chunks {
-            if number > 0 {
-                tokio::time::sleep(self.every).await;
-            }
-            return Some((Ok(self.event(number)), (Some(open), number + 1)));
-        }
-        match self.ending {
-            Ending::Clean => {
-                open.close_saying("end");
-                None
-            }
-            Ending::Stall => std::future::pending().await,
-            Ending::Fail(failure) => {
-                open.close_saying("fail");
-                Some((Err(self.step.error(failure)), (None, number)))
-            }
-        }
-    }
-
-    /// Event `number`; the last one of a clean stream carries the usage and `[DONE]`.
-    fn event(&self, number: u32) -> Bytes {
-        self.meter.add_chunks(1);
-        let (mut tail, mut done) = (String::new(), "");
-        if self.ending == Ending::Clean && number + 1 == self.chunks {
-            let usage = self.step.usage.unwrap_or(USAGE);
-            self.meter.set(usage);
-            let Usage { input, output, .. } = usage;
-            tail = format!(
-                r#","usage":{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{}}}"#,
-                usage.total()
-            );
-            done = "data: [DONE]\n\n";
-        }
-        let model = &self.model;
-        let choice = format!(r#"{{"index":0,"delta":{{"content":"{number}"}}}}"#);
-        format!(
-            "data: {{\"id\":\"scripted\",\"model\":\"{model}\",\"choices\":[{choice}]{tail}}}\n\n{done}"
-        )
-        .into()
-    }
 }
 
 #[cfg(test)]

@@ -13,10 +13,11 @@ use std::{
     thread,
 };
 
-/// Threads that nobody may be left to speak for.
+/// Threads that tell their panics themselves: after the main one's the process may be gone before the
+/// log has written it, and the log cannot write its own.
 const ALONE: [&str; 2] = ["main", "process-log"];
 
-/// Has panics told like that from now on, on standard error.
+/// Tells panics in this way from now on, on standard error.
 pub(crate) fn tell() {
     panic::set_hook(Box::new(|panicked| {
         let mut said = describe(panicked);

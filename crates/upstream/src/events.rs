@@ -8,9 +8,10 @@
 //! elsewhere, so the first event that carries output is waited for, and an error before it is the
 //! attempt's. Then every event goes on as it came, those held first; they are only watched, for an
 //! error, for the usage and for the mark without which a stream was cut off. Where the usage was
-//! asked for by us and not by the caller, the event that only tells it is taken out. Of an event
-//! in pieces nothing goes on before its end: an error could be one, and its words are not for the
-//! caller. (No client can do anything with half an event.)
+//! asked for by us and not by the caller, the event that only tells it is taken out. An event that
+//! comes in pieces goes on when it is whole: it could be an error, whose words are not for the
+//! caller. (No client can do anything with half an event.) What came before an error goes on, the
+//! error and what follows it do not.
 //!
 //! # Bounds
 //!
@@ -101,12 +102,15 @@ impl Stream for Events {
         }
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
         let end = loop {
+            // The upstream's words may not be for callers; the front says it in its own.
+            if let Some(error) = this.watch.seen.error.take() {
+                break Err(error);
+            }
             match ready!(source.poll_chunk(cx)) {
-                Some(Ok(chunk)) => match (this.watch.see(chunk), this.watch.seen.error.take()) {
-                    (Ok(chunk), None) if chunk.is_empty() => {}
-                    (Ok(chunk), None) => return Poll::Ready(Some(Ok(chunk))),
-                    // The upstream's words may not be for callers; the front says it in its own.
-                    (Ok(_), Some(error)) | (Err(error), _) => break Err(error),
+                Some(Ok(chunk)) => match this.watch.see(chunk) {
+                    Ok(chunk) if chunk.is_empty() => {}
+                    Ok(chunk) => return Poll::Ready(Some(Ok(chunk))),
+                    Err(error) => break Err(error),
                 },
                 // All has been said: how the connection ends does not matter.
                 Some(Err(_)) if this.watch.seen.is_complete => break Ok(Bytes::new()),
@@ -124,7 +128,7 @@ impl Stream for Events {
 
 /// Finds the events in what passes.
 struct Watch {
-    /// Holds back what is unfinished: what it is, is known at its end only.
+    /// Holds back an unfinished event: only at its end is it known what it is.
     sieve: Sieve,
     seen: Seen,
 }
@@ -196,11 +200,12 @@ impl Watch {
 }
 
 impl Seen {
-    /// Takes note of an event, and says whether it is any of the caller's: where the caller did not
-    /// ask for the usage, the event that only tells it is not.
+    /// Takes note of an event, and says whether it is any of the caller's. An error is not, nor is
+    /// what follows it; nor, where the caller did not ask for the usage, the event that only tells it.
     fn lets_pass(&mut self, data: &[u8]) -> bool {
         let usage = self.look(data);
-        self.asked == Asked::AsSent || usage.is_none() || !content::is_usage_alone(data)
+        self.error.is_none()
+            && (self.asked == Asked::AsSent || usage.is_none() || !content::is_usage_alone(data))
     }
 
     /// Takes note of an event, and gives back the usage it tells.

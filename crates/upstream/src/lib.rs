@@ -7,8 +7,8 @@
 //!   whatever goes wrong;
 //! - `request` writes requests, `compress` makes their bodies smaller, `stream_usage` asks for
 //!   the usage of streams;
-//! - `reply`, `unary` and `events` make a reply of an answer, `decode` undoes its compression, `sent` takes our
-//!   secrets out of what an upstream says of them;
+//! - `reply`, `unary` and `events` make a reply of an answer, `decode` undoes its compression,
+//!   `sent` takes our secrets out of what an upstream says of them;
 //! - `pool` lends connections, `body` brings them back, `h1` and `h2` are the two sorts;
 //! - `connect` opens them, with `dns` and `tls`;
 //! - `control` is the way to servers that are no model servers, `credential` our tokens from one.

@@ -1,14 +1,15 @@
 //! What we sent that is secret, so that an upstream's words about it are not passed on.
 //!
 //! *Why:* servers repeat keys in errors ("Incorrect API key provided: …"), proxies and debugging
-//! servers whole requests, and the words of a 400 or 404 are for the caller. So whatever an error
-//! says is cleaned before it is read, and none of the upstream's headers is passed on as it came.
-//! Answers are not cleaned: they are the caller's byte for byte, and an upstream that is given a
-//! key is trusted not to answer with it.
+//! servers repeat whole requests, and what a 400 or 404 says is passed on to the caller. So
+//! whatever an error says is cleaned before it is read, and none of the upstream's headers is
+//! passed on as it came. Answers are not cleaned: they are the caller's byte for byte, and an
+//! upstream that is given a key is trusted not to answer with it. The exception is an answer that
+//! says, in an `error` object of its own, how it failed.
 //!
-//! *In which forms:* as it is; as JSON, URLs or both escape it; in base64, whatever stands before
-//! it; the password of HTTP Basic alone. A secret that what was said breaks off in the middle of
-//! is one too.
+//! *In which forms:* a secret is found as it is; escaped for JSON, for a URL or for both; in
+//! base64, whatever stands before it; as the password of HTTP Basic alone; and where the text
+//! breaks off in the middle of it.
 
 mod written;
 
@@ -20,11 +21,13 @@ use memchr::memmem;
 use std::{borrow::Cow, sync::Arc};
 use tidegate_core::Error;
 
-/// Shorter values are no secrets: whoever asks can try them all.
+/// Values shorter than this are no secrets: whoever asks can try them all.
 const SHORTEST: usize = 4;
-/// Shorter ones could be part of words, and are words of their own: a team's name.
+/// Values shorter than this are taken out only where they stand as words: a team's name "search"
+/// is not to be cut out of "research".
 const SHORTEST_WITHIN: usize = 8;
-/// Shorter ones have too little of their own in base64.
+/// Values shorter than this are not looked for in base64: the whole groups of three bytes in them
+/// are too few to be told from other text.
 const SHORTEST_IN_BASE64: usize = 11;
 const INSTEAD: &[u8] = b"[redacted]";
 
@@ -74,8 +77,8 @@ impl Sent {
         }
     }
 
-    /// The error of an event that is an answer like that, or no JSON, when a secret of ours is in
-    /// it: an event is passed on whole or not at all.
+    /// The error that takes the place of an event with a secret of ours in it, where the event is
+    /// such an answer, or no JSON. It is not cleaned: an event is passed on whole or not at all.
     pub(crate) fn event(&self, data: &[u8]) -> Option<Error> {
         let is_json = matches!(data.trim_ascii_start().first(), None | Some(b'{' | b'['));
         let may_hold = says_error(data) || !is_json;
@@ -89,8 +92,8 @@ impl Sent {
     }
 }
 
-/// Whether a JSON object has an object as its `error`. In a string of a model's the quotes would be
-/// escaped.
+/// Whether a JSON object has an object as its `error`. A model that writes the same in a text of its
+/// own does not count: there the quotes are escaped.
 fn says_error(json: &[u8]) -> bool {
     memmem::find_iter(json, b"\"error\"").any(|at| {
         let behind = json[at + b"\"error\"".len()..].trim_ascii_start();
@@ -100,25 +103,28 @@ fn says_error(json: &[u8]) -> bool {
 
 /// What of a header is secret: all of it, but of an authorization what follows the scheme, and of
 /// HTTP Basic the password alone too.
-fn secrets<'v>(name: &HeaderName, value: &'v HeaderValue) -> Vec<Cow<'v, [u8]>> {
+fn secrets<'v>(
+    name: &HeaderName,
+    value: &'v HeaderValue,
+) -> impl Iterator<Item = Cow<'v, [u8]>> + use<'v> {
     let value = value.as_bytes();
-    if !matches!(*name, header::AUTHORIZATION | header::PROXY_AUTHORIZATION) {
-        return vec![value.into()];
-    }
-    let Some(space) = memchr::memchr(b' ', value) else { return vec![value.into()] };
-    let (scheme, rest) = (&value[..space], value[space..].trim_ascii());
-    let mut secrets = vec![Cow::Borrowed(rest)];
-    if scheme.eq_ignore_ascii_case(b"basic")
-        && let Ok(pair) = STANDARD.decode(rest)
-        && let Some(colon) = memchr::memchr(b':', &pair)
-    {
-        secrets.push(pair[colon + 1..].to_vec().into());
-    }
-    secrets
+    let is_authorization = matches!(*name, header::AUTHORIZATION | header::PROXY_AUTHORIZATION);
+    let space = memchr::memchr(b' ', value).filter(|_| is_authorization);
+    let (scheme, secret) = space.map_or((&b""[..], value), |space| value.split_at(space));
+    let secret = secret.trim_ascii();
+    let is_basic = scheme.eq_ignore_ascii_case(b"basic");
+    let password = is_basic.then(|| password(secret)).flatten();
+    [Some(Cow::Borrowed(secret)), password.map(Cow::Owned)].into_iter().flatten()
+}
+
+fn password(basic: &[u8]) -> Option<Vec<u8>> {
+    let pair = STANDARD.decode(basic).ok()?;
+    let colon = memchr::memchr(b':', &pair)?;
+    Some(pair[colon + 1..].to_vec())
 }
 
 fn hide(text: &mut Cow<'_, [u8]>, secret: &[u8]) {
-    if secret.len() < SHORTEST {
+    if secret.len() < SHORTEST || is_bare(secret) {
         return;
     }
     let mut found = written::plain(text, secret);
@@ -134,6 +140,13 @@ fn hide(text: &mut Cow<'_, [u8]>, secret: &[u8]) {
         let found = written::in_base64(text, secret);
         replace(text, &found);
     }
+}
+
+/// Whether it is a short value that JSON writes without quotes (`x-beta: true`): there its absence
+/// would break what an error says.
+fn is_bare(secret: &[u8]) -> bool {
+    let is_number = secret.iter().all(u8::is_ascii_digit);
+    secret.len() < SHORTEST_WITHIN && (is_number || matches!(secret, b"true" | b"false" | b"null"))
 }
 
 /// Replaces the places `found`, which are in order and apart.
@@ -190,6 +203,13 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_says_true_broke_what_an_error_says() {
+        let sent = sent(&[("x-beta", "true", true), ("x-year", "2024", true)]);
+        let said = r#"{"error":{"code":"insufficient_quota","is_final":true,"since":2024}}"#;
+        check(&sent, said, said);
+    }
+
+    #[test]
     fn escapes_did_hide_a_secret() {
         let sent = sent(&[("authorization", "Bearer a/b+c<d\"e\\f=", true)]);
         for said in [
@@ -202,6 +222,15 @@ mod tests {
         ] {
             check(&sent, &format!("x {said} y"), "x [redacted] y");
         }
+    }
+
+    #[test]
+    fn what_repeats_itself_was_looked_through_at_each_of_its_bytes() {
+        // Each took minutes.
+        let sent = sent(&[("authorization", "Bearer sk-0123456789", true)]);
+        let slashes = "\\".repeat(1 << 20);
+        check(&sent, &slashes, &slashes);
+        check(&sent, &STANDARD.encode("sk-0123456789..".repeat(1 << 16)), "[redacted]");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) async fn read(mut source: Source, max_bytes: usize, sent: &Sent) -> R
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(chunk) = source.chunk().await {
-        // It was made before it was sent.
+        // What breaks off now had been made by the model: it has to be paid for.
         let chunk = chunk.map_err(Error::after_the_answer)?;
         // One chunk is the rule: it is passed on as it came.
         if first.is_empty() && all.is_empty() {

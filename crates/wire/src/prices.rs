@@ -82,7 +82,7 @@ impl Entry<'_> {
         }
         let tiers = self.fields.get("tiered_pricing").filter(|tiers| !tiers.is_null());
         let price = tiers.map_or_else(|| self.by_name(), tiered)?;
-        // Tokens at nothing beside a price for something else: it is that which is paid for.
+        // Tokens that cost nothing beside something that has a price: that is what is paid for.
         let rates = price.base();
         let is_free = rates.input == Money::ZERO && rates.output == Money::ZERO;
         (!is_free || !self.is_priced_otherwise()).then_some(price)
@@ -120,7 +120,7 @@ impl Entry<'_> {
             )
         );
         let costs = |field| costs(self.fields, field);
-        // An answer's tokens cost more where it thinks, and not only those that it thinks by.
+        // Where such a model thinks, all tokens of its answer cost more, not only its thoughts.
         let thinks_otherwise = self.fields.get(REASONING).is_some_and(|reasoning| {
             !reasoning.is_null() && cost(self.fields, REASONING) != cost(self.fields, OUTPUT)
         });

@@ -20,7 +20,8 @@ use tidegate_core::Result;
 ///
 /// # Cost
 ///
-/// Nothing is copied of a chunk that ends where an event does, unless one is cut out of it.
+/// Nothing is copied of a chunk that begins and ends where events do, unless one is cut out of it.
+/// An event in pieces is copied once, with the rest of the chunk that completes it.
 #[derive(Debug, Default)]
 pub struct Sieve {
     scanner: Scanner,
@@ -62,7 +63,10 @@ impl Sieve {
         if self.held.is_empty() && cut.is_empty() && settled == chunk.len() {
             return Ok(chunk);
         }
-        let mut passed = if settled == 0 { BytesMut::new() } else { self.held.split() };
+        // Taken, not split off: what is kept would keep the memory of one long event for the rest of
+        // the stream.
+        let mut passed =
+            if settled == 0 { BytesMut::new() } else { std::mem::take(&mut self.held) };
         let rest = &chunk[settled..];
         if self.held.len() + rest.len() > MAX_EVENT_BYTES {
             return Err(too_long(MAX_EVENT_BYTES));
@@ -85,8 +89,8 @@ impl Sieve {
     pub fn finish(&mut self, mut passes: impl FnMut(&[u8]) -> bool) -> Bytes {
         let mut all = true;
         self.scanner.finish(|data| all &= passes(data));
-        let held = self.held.split().freeze();
-        if all { held } else { Bytes::new() }
+        let held = std::mem::take(&mut self.held);
+        if all { held.freeze() } else { Bytes::new() }
     }
 
     /// Whether an event has begun and is not complete.
@@ -169,6 +173,15 @@ mod tests {
         check("ta: b\n", "", false);
         check("\n", "data: b\n\n", false);
         check(": ping\n\n", ": ping\n\n", true);
+    }
+
+    #[test]
+    fn a_long_event_kept_its_memory_for_the_rest_of_the_stream() {
+        let mut sieve = Sieve::default();
+        let mut push = |text: String| sieve.push(Bytes::from(text), |_| true).unwrap().len();
+        assert_eq!(push(format!("data: {}", "x".repeat(1 << 19))), 0);
+        assert_eq!(push("\n\ndata: b".into()), 6 + (1 << 19) + 2);
+        assert!(sieve.held.capacity() < 1024, "{}", sieve.held.capacity());
     }
 
     #[test]

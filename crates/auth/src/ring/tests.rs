@@ -80,6 +80,25 @@ fn a_new_key_is_published_before_it_signs_and_the_old_one_outlives_its_last_toke
 }
 
 #[test]
+fn an_old_key_that_could_not_be_deleted_stayed_in_use() {
+    let house = House::new();
+    let (ring, due) = (house.ring(START), START + 30 * DAY);
+    ring.look(due).unwrap();
+    let token = sign(&ring, due);
+    let [old, new] = &house.files()[..] else { panic!("two keys") };
+    // A directory of its name cannot be deleted like a file, whoever runs this.
+    let file = house.dir.path().join("oauth").join(format!("{old}.pem"));
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let end = due + LEAD_SECS + 3600 + SPARE_SECS + 1;
+    for now in [end, end + 2] {
+        ring.look(now).unwrap_err();
+        assert_eq!(check(&ring, &token), (old.clone(), Err(Flaw::Key)));
+        assert_eq!(check(&ring, &sign(&ring, now)), (new.clone(), Ok(())));
+    }
+}
+
+#[test]
 fn another_algorithm_takes_its_turn_like_another_key() {
     let mut house = House::new();
     let before = house.ring(START);

@@ -6,9 +6,9 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto, jwk::Jwk};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tidegate_auth::{IssuerOptions, Options, VerifyAlgorithm};
-use tidegate_core::{Kind, Scope};
+use tidegate_core::{Kind, Scope, Tokens as _};
 use tidegate_testkit::forge::Forge;
-use tokio::time::{advance, sleep, timeout};
+use tokio::time::{Instant, advance, sleep, timeout};
 
 const ISSUER: &str = "https://issuer.test";
 const KEYS: &str = "https://issuer.test/keys";
@@ -254,6 +254,23 @@ async fn whoever_came_while_the_keys_were_fetched_was_refused() {
     assert!(gate.holder(&unknown.token(json!({}))).await.is_err());
     sleep(Duration::from_millis(200)).await;
     assert_eq!(fetches(&gate), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asked_just_before_a_fetch_ended_waited_for_the_next() {
+    let issuer = Issuer::new(Algorithm::EdDSA, "one");
+    let gate = Gate::open(&options(|_| ())).await;
+    gate.web.put(KEYS, Issuer::set(&[&issuer]));
+    let authority = gate.authority.clone();
+    tokio::spawn(async move { authority.maintain().await });
+    sleep(Duration::from_millis(10)).await;
+    let token = issuer.token(json!({}));
+    let asked = gate.authority.identify(&token);
+    // It is looked after only when the fetch, which takes 50 ms, has ended.
+    sleep(Duration::from_millis(100)).await;
+    let begun = Instant::now();
+    assert!(asked.known().await.is_ok());
+    assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

@@ -119,7 +119,7 @@ pub(super) fn decode(record: &[u8]) -> Option<(Head, &[u8])> {
             cached_input: u64_at(payload, 32),
             output: u64_at(payload, 40),
             reasoning: u64_at(payload, 48),
-            // In the cost.
+            // Not kept: what it cost is in the cost.
             cache_write: 0,
         },
         cost: (!cost.is_nan()).then_some(cost),

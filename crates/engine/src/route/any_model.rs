@@ -34,7 +34,7 @@ impl AnyModel {
         Ok(Self { upstream: upstream.clone(), books: books.clone(), passed })
     }
 
-    /// The way of `model`; `None` once there are too many.
+    /// The route of `model`; `None` where it is new and there are too many already.
     pub(super) fn route(&self, model: &Arc<str>) -> Option<Arc<Route>> {
         if let Some(route) = self.known(model) {
             return Some(route);
@@ -58,12 +58,12 @@ impl AnyModel {
         Some(route.clone())
     }
 
-    /// The way of `model`, if it was asked for before.
+    /// The route of `model`, if it was asked for before.
     pub(super) fn known(&self, model: &str) -> Option<Arc<Route>> {
         self.passed.read().routes.get(model).cloned()
     }
 
-    /// The ways of all that were asked for.
+    /// The routes of all that were asked for.
     pub(super) fn routes(&self) -> Vec<Arc<Route>> {
         self.passed.read().routes.values().cloned().collect()
     }

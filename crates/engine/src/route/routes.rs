@@ -1,4 +1,4 @@
-//! Every model's way to its upstreams.
+//! Every model's route.
 
 use super::{Route, any_model::AnyModel, target::Targets};
 use crate::{Parts, PartsError, account::Books, gate::Gate, limits, mirror::Mirror};
@@ -11,7 +11,7 @@ use tidegate_core::{
     Call, Error, Kind, MirrorState, ModelInfo, Origin, Result, Tenant, TokenEstimate,
 };
 
-/// Every model's way to its upstreams.
+/// Every model's route.
 pub(crate) struct Routes {
     routes: HashMap<Arc<str>, Arc<Route>>,
     order: Vec<ModelInfo>,
@@ -48,7 +48,7 @@ impl Routes {
         Ok(Self { routes, order, any_model })
     }
 
-    /// The way of `call`, if its tenant may use the model.
+    /// The route of `call`, if its tenant may use the model.
     pub(crate) fn find(&self, call: &Call) -> Result<Arc<Route>> {
         let named = self.routes.get(&call.model);
         let is_known = named.is_some() || self.any_model.is_some();

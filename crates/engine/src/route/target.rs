@@ -21,8 +21,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Tokens of `call`'s prompt by the model's own tokenizer. `last` is who counted it before,
-    /// and to how many: a model's targets mostly have one tokenizer, and it is asked once.
+    /// Tokens of `call`'s prompt by the model's own tokenizer. `last` keeps the tokenizer that was
+    /// asked last and its answer: a model's targets mostly share one, and need not count again.
     pub(super) fn counted(
         &self,
         call: &Call,

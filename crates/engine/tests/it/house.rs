@@ -23,6 +23,9 @@ impl Store for Nobody {
     fn tenant(&self, _: &str) -> Option<Arc<Tenant>> {
         None
     }
+    fn expires_at(&self, _: &str) -> Option<u64> {
+        None
+    }
     fn keys(&self) -> BoxFuture<'_, Result<Vec<KeyRecord>>> {
         Box::pin(async { Ok(Vec::new()) })
     }

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod breakers;
+mod budgets;
 mod canary;
 mod cancel;
 mod crowd;
@@ -13,8 +14,10 @@ mod house;
 mod limits;
 mod mirror;
 mod moves;
+mod notes;
 mod paid;
 mod panics;
+mod priced;
 mod rates;
 mod retries;
 mod streams;

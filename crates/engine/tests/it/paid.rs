@@ -1,14 +1,16 @@
 //! Answers that are no streams were made whole before they were sent: however they end, they are
 //! paid for.
 
-use crate::house::House;
+use crate::{house::House, priced::Written};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tidegate_core::{
-    Attempt, Body, BoxFuture, ContentType, Entry, Error, Kind, Ledger, Meter, Money, Origin, Price,
-    Provider, RateLimits, Rates, Reply, Result, Served, Usage, UsageQuery, UsageRow,
+    Attempt, Body, BoxFuture, ContentType, Error, Kind, Limits, Meter, Money, Origin, Price,
+    Provider, RateLimits, Rates, Reply, Result, Served, Usage,
 };
+use tidegate_engine::limits::Rule;
+use tidegate_policy::rate_limit::Algorithm;
 use tidegate_testkit::{script::call, trace::Trace};
 
 /// How an answer ends.
@@ -55,21 +57,6 @@ impl Provider for Lengthy {
     }
 }
 
-#[derive(Default)]
-struct Written(Mutex<Vec<Entry>>);
-
-impl Ledger for Written {
-    fn write(&self, entry: Entry) {
-        self.0.lock().unwrap().push(entry);
-    }
-    fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Ok(()) })
-    }
-    fn usage<'a>(&'a self, _: &'a UsageQuery) -> BoxFuture<'a, Result<Vec<UsageRow>>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-}
-
 /// Tokens in and out, and the cost in picodollars, of one call whose caller reads so many pieces.
 async fn paid(ending: Ending, pieces: usize) -> (u64, u64, u64) {
     let written = Arc::new(Written::default());
@@ -88,7 +75,7 @@ async fn paid(ending: Ending, pieces: usize) -> (u64, u64, u64) {
         }
     }
     assert_eq!(home.engine.held().reserved, Money::ZERO);
-    let entry = written.0.lock().unwrap().pop().unwrap();
+    let entry = written.take().pop().unwrap();
     (entry.usage.input, entry.usage.output, entry.cost.unwrap().pico())
 }
 
@@ -109,4 +96,20 @@ async fn a_long_answer_that_breaks_off_or_is_left_is_not_free() {
 async fn an_answer_that_breaks_off_before_it_is_passed_on_is_not_free() {
     assert_eq!(paid(Ending::BrokenAtOnce, 0).await, (10, 16, 1_610));
     assert_eq!(paid(Ending::Refused, 0).await, (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_that_does_not_tell_its_usage_gave_its_tokens_back_to_the_upstreams_limit() {
+    let limits = Limits { tokens_per_minute: Some(60), ..Limits::default() };
+    let rule = Rule { limits, algorithm: Algorithm::FixedWindow, ..Rule::default() };
+    let home = House::over(Trace::start(), vec![("a", Arc::new(Lengthy(Ending::Untold)))])
+        .parts(|parts| parts.limits.upstreams = [("a".into(), rule)].into())
+        .open();
+    // 26 tokens each by estimate, 10 of them the prompt's.
+    for _ in 0..2 {
+        let mut reply = home.engine.call(call("chat")).await.unwrap();
+        while reply.body.next().await.is_some() {}
+    }
+    let refused = home.engine.call(call("chat")).await.err().unwrap();
+    assert_eq!(refused.kind(), Kind::Overloaded);
 }

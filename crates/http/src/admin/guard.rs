@@ -45,7 +45,8 @@ impl Guard {
             let (scheme, said) = value.as_bytes().split_at_checked(7)?;
             scheme.eq_ignore_ascii_case(b"bearer ").then(|| said.trim_ascii())
         });
-        // A header cannot carry the blanks around a value.
+        // A header cannot carry the blanks around a value, so a token of blanks is nobody's.
+        let said = said.filter(|said| !said.is_empty());
         match said {
             Some(said) if is_same(said, token.borrow().expose().trim_ascii().as_bytes()) => Ok(()),
             _ => Err(&refusal::NO_ADMIN_TOKEN),
@@ -107,6 +108,8 @@ mod tests {
             ("t\u{f6}ken", "bEARER  t\u{f6}ken ".as_bytes(), true),
             ("token", b"Bearer", false),
             ("token", b"Bearer ", false),
+            ("  ", b"Bearer ", false),
+            ("  ", b"Bearer   ", false),
             ("token", b"Basic token", false),
             ("token", b"Bearertoken", false),
         ] {

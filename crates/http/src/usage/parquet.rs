@@ -74,7 +74,7 @@ mod tests {
         let found: Vec<String> =
             reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
         let numbers = "calls: 2, failed: 1, input_tokens: 10, cached_input_tokens: 4, \
-            output_tokens: 5, reasoning_tokens: 3, unpriced_attempts: 7, \
+            cache_write_input_tokens: 2, output_tokens: 5, reasoning_tokens: 3, unpriced_attempts: 7, \
             cost_picodollars: 1500000000045, cost_usd: 1.500000000045}";
         assert_eq!(
             found,

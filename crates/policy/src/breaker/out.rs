@@ -2,8 +2,6 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-/// Attempts that left within this time of each other count as sent together.
-const TOGETHER_MILLIS: u128 = 100;
 /// Tenths of a second that are told apart: a minute. What is out for longer counts as a minute old.
 const MAX_MOMENTS: usize = 600;
 
@@ -13,7 +11,8 @@ pub(super) struct Moment(u64);
 
 impl Moment {
     pub(super) fn of(since_start: Duration) -> Self {
-        Self(u64::try_from(since_start.as_millis() / TOGETHER_MILLIS).unwrap_or(u64::MAX))
+        let tenths = u64::from(since_start.subsec_millis() / 100);
+        Self(since_start.as_secs().saturating_mul(10).saturating_add(tenths))
     }
 }
 
@@ -35,14 +34,15 @@ impl Out {
         if self.counts.is_empty() {
             self.oldest = at.0;
         }
-        // The clock stands still for long only where nothing is sent.
-        while self.oldest + (self.counts.len() as u64) <= at.0 {
-            if self.counts.len() == MAX_MOMENTS {
-                self.age();
-            }
-            self.counts.push_back(0);
+        let a_minute_old = at.0.saturating_sub(MAX_MOMENTS as u64 - 1);
+        while self.oldest < a_minute_old && self.counts.len() > 1 {
+            self.age();
         }
+        self.oldest = self.oldest.max(a_minute_old);
         let place = self.place(at);
+        if place >= self.counts.len() {
+            self.counts.resize(place + 1, 0);
+        }
         self.counts[place] += 1;
     }
 
@@ -53,9 +53,11 @@ impl Out {
         }
     }
 
-    /// Those that left before an attempt of `sent`, or together with it.
+    /// How many are still out of those that left before an attempt of `sent`, in the same tenth of
+    /// a second, or in the next: attempts that left together may have been told apart.
     pub(super) fn overtaken_by(&self, sent: Moment) -> u64 {
-        self.counts.iter().take(self.place(sent) + 2).map(|count| u64::from(*count)).sum()
+        let slower = self.counts.iter().take(self.place(sent).saturating_add(2));
+        slower.map(|count| u64::from(*count)).sum()
     }
 
     /// Adds the oldest count to the next.
@@ -131,6 +133,19 @@ mod tests {
             9000  sent
             900   ended
             9000  overtook 1
+            ",
+        );
+    }
+
+    #[test]
+    fn a_send_after_a_long_silence_walked_through_all_of_it() {
+        check(
+            "
+            0              sent
+            9000000000000  sent
+            9000000000000  overtook 2
+            0              ended
+            9000000000000  overtook 1
             ",
         );
     }

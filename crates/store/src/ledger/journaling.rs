@@ -7,7 +7,7 @@
 use super::{
     journal::Segment,
     record,
-    shared::{Shared, State},
+    shared::{Shared, State, Waiting},
 };
 use parking_lot::MutexGuard;
 use std::{
@@ -15,7 +15,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tidegate_core::Entry;
 
 /// How long entries are gathered before they are written together.
 const GATHER: Duration = Duration::from_millis(10);
@@ -37,7 +36,7 @@ struct Journaling<'a> {
     shared: &'a Shared,
     /// Number of the next file.
     number: u64,
-    batch: Vec<(u64, Entry)>,
+    batch: Vec<Waiting>,
     bytes: Vec<u8>,
     /// When the oldest of what was not synced was written.
     unsynced_since: Option<Instant>,
@@ -106,16 +105,18 @@ impl<'a> Journaling<'a> {
         let shared = self.shared;
         if !self.batch.is_empty() {
             self.bytes.clear();
-            for (sequence, entry) in &self.batch {
-                record::encode(*sequence, entry, &mut self.bytes);
+            for Waiting { place, sequence, entry, .. } in &self.batch {
+                record::encode(*place, *sequence, entry, &mut self.bytes);
             }
             let segment = self.segment()?;
             segment.write(&self.bytes)?;
             let mut state = shared.state.lock();
             let current = state.segments.back_mut().expect("what is not sealed is not taken away");
             current.len += self.bytes.len() as u64;
+            drop(state);
             self.unsynced_since.get_or_insert_with(Instant::now);
-            self.batch.clear();
+            let slots: Vec<u32> = self.batch.drain(..).filter_map(|waiting| waiting.slot).collect();
+            shared.slots.give_back(&slots);
         }
         let mut state = shared.state.lock();
         self.sync_if_due(&mut state);

@@ -38,8 +38,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for sums, which may read a whole table.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The version of what [`CREATE`] makes.
-const VERSION: i32 = 1;
+/// The version of the tables after all [`STEPS`].
+const VERSION: i32 = STEPS.len() as i32;
 
 /// Where it is said which version a database has.
 const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS tidegate_schema (
@@ -47,9 +47,12 @@ const CREATE_VERSIONS: &str = "CREATE TABLE IF NOT EXISTS tidegate_schema (
         version integer NOT NULL
     )";
 
+/// What each version added. A step that was released is never changed: a new one is added.
+///
 /// Text is compared byte by byte, so that sums come in the order SQLite gives them. A block range
 /// index fits rows that come nearly in order of time, and costs next to nothing.
-const CREATE: &str = r#"
+const STEPS: [&str; 2] = [
+    r#"
     CREATE TABLE tidegate_ledger (
         writer bigint NOT NULL,
         sequence bigint NOT NULL,
@@ -77,16 +80,24 @@ const CREATE: &str = r#"
     COMMENT ON COLUMN tidegate_ledger.took IS 'microseconds';
     COMMENT ON COLUMN tidegate_ledger.cost IS 'picodollars (10^-12 USD); NULL: no price is known';
     INSERT INTO tidegate_schema (part, version) VALUES ('ledger', 1);
-"#;
+"#,
+    r#"
+    ALTER TABLE tidegate_ledger ADD COLUMN cache_write bigint NOT NULL DEFAULT 0;
+    COMMENT ON COLUMN tidegate_ledger.cache_write IS 'part of the input, as cached_input is';
+    UPDATE tidegate_schema SET version = 2 WHERE part = 'ledger';
+"#,
+];
 
 const INSERT: &str = "INSERT INTO tidegate_ledger (writer, sequence, at, took, call, attempt,
         cause, caller, team, operation, model, upstream, upstream_model, failure, input,
-        cached_input, output, reasoning, told, cost)
+        cached_input, cache_write, output, reasoning, told, cost)
     SELECT $1, rows.* FROM unnest($2::bigint[], $3::timestamptz[], $4::bigint[], $5::text[],
         $6::integer[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
         $13::text[], $14::text[], $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[],
-        $19::boolean[], $20::bigint[]) AS rows
+        $19::bigint[], $20::boolean[], $21::bigint[]) AS rows
     ON CONFLICT DO NOTHING";
+
+const SELECT_VERSION: &str = "SELECT version FROM tidegate_schema WHERE part = 'ledger'";
 
 const FORGET: &str = "DELETE FROM tidegate_ledger WHERE (writer, sequence) IN
     (SELECT writer, sequence FROM tidegate_ledger WHERE at < $1 LIMIT $2)";
@@ -160,33 +171,40 @@ impl Session {
             .await?;
         match found {
             Some(VERSION) => Ok(()),
-            Some(newer) => Err(Trouble {
+            Some(newer) if newer > VERSION => Err(Trouble {
                 why: format!(
                     "its tables were made by a newer Tidegate (version {newer}, this one knows \
                      {VERSION}): use that version"
                 ),
             }),
-            None => self.drive(create).await,
+            missing_or_older => self.drive(bring_up).await.map_err(|Trouble { why }| {
+                let done = missing_or_older.unwrap_or_default();
+                let whose = if why.contains(SqlState::INSUFFICIENT_PRIVILEGE.code()) {
+                    ": connect once as their owner"
+                } else {
+                    ""
+                };
+                let what = format!("its tables cannot be brought from version {done} to {VERSION}");
+                Trouble { why: format!("{what} ({why}){whose}") }
+            }),
         }
     }
 }
 
 async fn version(client: &Client) -> Result<Option<i32>, tokio_postgres::Error> {
-    let select = "SELECT version FROM tidegate_schema WHERE part = 'ledger'";
-    let rows = client.query_typed(select, &[]).await?;
+    let rows = client.query_typed(SELECT_VERSION, &[]).await?;
     rows.first().map(|row| row.try_get(0)).transpose()
 }
 
-/// Makes the tables, all or none; another process may be doing the same.
-async fn create(client: &mut Client) -> Result<(), tokio_postgres::Error> {
+/// Takes the steps that are missing, all or none; another process may be doing the same.
+async fn bring_up(client: &mut Client) -> Result<(), tokio_postgres::Error> {
     let change = client.transaction().await?;
     change.batch_execute("SELECT pg_advisory_xact_lock(1413958727)").await?;
     change.batch_execute(CREATE_VERSIONS).await?;
-    let made = change
-        .query_typed("SELECT version FROM tidegate_schema WHERE part = 'ledger'", &[])
-        .await?;
-    if made.is_empty() {
-        change.batch_execute(CREATE).await?;
+    let rows = change.query_typed(SELECT_VERSION, &[]).await?;
+    let done: i32 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+    for step in STEPS.iter().skip(usize::try_from(done).unwrap_or(usize::MAX)) {
+        change.batch_execute(step).await?;
     }
     change.commit().await
 }
@@ -273,6 +291,7 @@ impl Database for Postgres {
                 (&column(rows, |row| row.failure), texts),
                 (&column(rows, |row| row.input), integers.clone()),
                 (&column(rows, |row| row.cached_input), integers.clone()),
+                (&column(rows, |row| row.cache_write), integers.clone()),
                 (&column(rows, |row| row.output), integers.clone()),
                 (&column(rows, |row| row.reasoning), integers.clone()),
                 (&column(rows, |row| row.told), Type::BOOL_ARRAY),

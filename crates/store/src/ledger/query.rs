@@ -25,6 +25,7 @@ const SUMS: &str = "count(*), \
     count(*) FILTER (WHERE failure IS NOT NULL), \
     CAST(coalesce(sum(input), 0) AS BIGINT), \
     CAST(coalesce(sum(cached_input), 0) AS BIGINT), \
+    CAST(coalesce(sum(cache_write), 0) AS BIGINT), \
     CAST(coalesce(sum(output), 0) AS BIGINT), \
     CAST(coalesce(sum(reasoning), 0) AS BIGINT), \
     CAST(coalesce(sum(cost / 1000000), 0) AS BIGINT), \
@@ -32,7 +33,7 @@ const SUMS: &str = "count(*), \
     count(*) FILTER (WHERE cost IS NULL AND input + output > 0)";
 
 /// How many numbers [`SUMS`] gives.
-pub(super) const NUMBERS: usize = 10;
+pub(super) const NUMBERS: usize = 11;
 
 /// Seconds until the year 9999: no database has later days.
 const LAST: u64 = 253_402_300_799;
@@ -101,14 +102,15 @@ const fn column(group: Group, dialect: &Dialect) -> &'static str {
 
 /// A row of the answer.
 pub(super) fn row(of: Vec<String>, numbers: [i64; NUMBERS]) -> UsageRow {
-    let [attempts, calls, failed, input, cached_input, output, reasoning, micro, pico, unpriced] =
+    let [attempts, calls, failed, tokens @ .., micro, pico, unpriced] =
         numbers.map(i64::unsigned_abs);
+    let [input, cached_input, cache_write, output, reasoning] = tokens;
     UsageRow {
         of,
         attempts,
         calls,
         failed,
-        usage: Usage { input, cached_input, output, reasoning, ..Usage::default() },
+        usage: Usage { input, cached_input, cache_write, output, reasoning },
         cost: Money::from_pico(1_000_000).times(micro).plus(Money::from_pico(pico)),
         unpriced,
     }

@@ -1,8 +1,12 @@
 //! What the callers of a ledger and its two threads have in common.
 
-use super::journal::Segment;
+use super::{journal::Segment, slots::Slots};
 use parking_lot::{Condvar, Mutex};
-use std::{collections::VecDeque, path::PathBuf};
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 use tidegate_core::Entry;
 use tokio::sync::watch;
 
@@ -12,8 +16,12 @@ pub(super) const MAX_WAITING: usize = 1 << 18;
 
 pub(super) struct Shared {
     pub(super) dir: PathBuf,
-    /// Names the entries of this process, with their place in its sequence.
+    /// Names the entries of this process, with their sequence.
     pub(super) writer: i64,
+    /// The last sequence given.
+    pub(super) sequence: AtomicU64,
+    /// What attempts in flight may come to.
+    pub(super) slots: Slots,
     pub(super) state: Mutex<State>,
     /// For the journal's thread: there is an entry, or the end has come.
     pub(super) arrived: Condvar,
@@ -24,10 +32,28 @@ pub(super) struct Shared {
     pub(super) progress: watch::Sender<Progress>,
 }
 
+impl Shared {
+    /// Names another entry.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Relaxed) + 1
+    }
+}
+
+/// An entry on its way into the journal.
+pub(super) struct Waiting {
+    /// How many were written before it, and one.
+    pub(super) place: u64,
+    /// Its name.
+    pub(super) sequence: u64,
+    /// Where it is until it is in the journal.
+    pub(super) slot: Option<u32>,
+    pub(super) entry: Entry,
+}
+
 /// How far the database is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
-    /// Every entry of this process up to this place in its sequence is stored.
+    /// Every entry of this process up to this place is stored.
     pub(super) stored: u64,
     /// What other processes left behind is not stored yet.
     pub(super) inherited: bool,
@@ -37,8 +63,8 @@ pub(super) struct Progress {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// What the journal does not have yet, by its place in the sequence; at most [`MAX_WAITING`].
-    pub(super) waiting: Vec<(u64, Entry)>,
+    /// What the journal does not have yet, by its place; at most [`MAX_WAITING`].
+    pub(super) waiting: Vec<Waiting>,
     /// The last place given.
     pub(super) last: u64,
     /// Entries for which there was no room.

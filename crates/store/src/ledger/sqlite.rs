@@ -22,7 +22,8 @@ use tidegate_core::{Error, Kind, Origin, Result, UsageQuery, UsageRow};
 /// "TGLG" in the header.
 const SCHEMA: Schema = Schema { application_id: 0x5447_4c47, steps: &STEPS };
 
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE tidegate_ledger (
         writer INTEGER NOT NULL,         -- drawn at random by each process
         sequence INTEGER NOT NULL,       -- counted up by each writer
@@ -47,7 +48,10 @@ const STEPS: [&str; 1] = ["
         PRIMARY KEY (writer, sequence)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX tidegate_ledger_at ON tidegate_ledger (at);
-"];
+",
+    // Part of the input, as cached_input is.
+    "ALTER TABLE tidegate_ledger ADD COLUMN cache_write INTEGER NOT NULL DEFAULT 0",
+];
 
 const DIALECT: Dialect = Dialect {
     parameter: '?',
@@ -125,9 +129,9 @@ impl Database for Sqlite {
             let mut insert = change.prepare_cached(
                 "INSERT INTO tidegate_ledger (writer, sequence, at, took, call, attempt, cause,
                     caller, team, operation, model, upstream, upstream_model, failure, input,
-                    cached_input, output, reasoning, told, cost)
+                    cached_input, cache_write, output, reasoning, told, cost)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                    ?17, ?18, ?19, ?20)
+                    ?17, ?18, ?19, ?20, ?21)
                  ON CONFLICT DO NOTHING",
             )?;
             for row in rows {
@@ -148,6 +152,7 @@ impl Database for Sqlite {
                     row.failure,
                     row.input,
                     row.cached_input,
+                    row.cache_write,
                     row.output,
                     row.reasoning,
                     row.told,

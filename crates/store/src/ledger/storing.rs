@@ -7,8 +7,9 @@
 use super::{
     database::{Database, Trouble},
     journal::{self, Segment},
-    record::{self, FILE_HEAD},
-    shared::{Shared, State},
+    record::{self, Form},
+    shared::{Shared, State, Waiting},
+    slots,
 };
 use parking_lot::MutexGuard;
 use std::{
@@ -62,6 +63,7 @@ pub(super) fn run(shared: &Arc<Shared>, database: Box<dyn Database>, retention: 
     drop(state);
     delete(stored);
     drop(left);
+    shared.slots.close();
     if lost > 0 {
         tracing::error!(
             "the ledger has lost {lost} entries: neither journal nor database took them"
@@ -155,7 +157,10 @@ impl Storing<'_> {
             return self.pass_over(segment, &cause);
         }
         let last = self.window.len() as u64 == segment.left();
-        let batch = journal::rows(&self.window, BATCH, last);
+        let batch = match segment.form {
+            Form::Journal => journal::rows(&self.window, BATCH, last),
+            Form::Slots => slots::rows(&self.window),
+        };
         if batch.damaged > 0 {
             tracing::error!(
                 "the ledger's journal {} is damaged: {} bytes of it are lost",
@@ -166,7 +171,14 @@ impl Storing<'_> {
         if !batch.rows.is_empty() {
             self.database.insert(segment.writer, &batch.rows)?;
         }
-        let highest = batch.rows.last().map(|row| row.sequence.unsigned_abs());
+        if segment.form == Form::Slots && !batch.rows.is_empty() {
+            tracing::warn!(
+                "attempts that hard budgets pay for were in flight when an earlier process was \
+                 killed, and are entered at the most they can cost: {}",
+                batch.rows.len()
+            );
+        }
+        let highest = batch.rows.last().map(|row| row.place);
         let mut state = self.shared.state.lock();
         // It may have grown, and be sealed, since it was looked at.
         let theirs = state.segments.iter_mut().find(|other| other.path == segment.path);
@@ -212,11 +224,14 @@ impl Storing<'_> {
         let batch = journal::rows(bytes, BATCH, true);
         self.database.insert(self.shared.writer, &batch.rows)?;
         // The journal may have put earlier ones back in front meanwhile, which nobody has yet.
+        let mut slots = Vec::new();
         let first_left = {
             let mut state = self.shared.state.lock();
-            state.waiting.retain(|(place, _)| !places.contains(place));
-            state.waiting.first().map(|(place, _)| *place)
+            let stored = |waiting: &mut Waiting| places.contains(&waiting.place);
+            slots.extend(state.waiting.extract_if(.., stored).filter_map(|waiting| waiting.slot));
+            state.waiting.first().map(|waiting| waiting.place)
         };
+        self.shared.slots.give_back(&slots);
         let stored = first_left.map_or(*places.end(), |left| (left - 1).min(*places.end()));
         self.shared.progress.send_modify(|progress| progress.stored = progress.stored.max(stored));
         Ok(())
@@ -289,10 +304,10 @@ const fn hurried(state: &State) -> bool {
 /// A batch of what waits in memory.
 fn encode(state: &MutexGuard<'_, State>) -> (Vec<u8>, RangeInclusive<u64>) {
     let mut bytes = Vec::new();
-    let first = state.waiting.first().map_or(0, |(place, _)| *place);
+    let first = state.waiting.first().map_or(0, |waiting| waiting.place);
     let mut last = first;
-    for (place, entry) in state.waiting.iter().take(BATCH) {
-        record::encode(*place, entry, &mut bytes);
+    for Waiting { place, sequence, entry, .. } in state.waiting.iter().take(BATCH) {
+        record::encode(*place, *sequence, entry, &mut bytes);
         last = *place;
     }
     (bytes, first..=last)
@@ -318,13 +333,14 @@ fn delete(stored: Vec<Segment>) {
 
 /// From 0 to 1.
 fn chance() -> f64 {
-    (RandomState::new().hash_one(FILE_HEAD) >> 11) as f64 / (1u64 << 53) as f64
+    (RandomState::new().hash_one(BATCH) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::record::tests::entry, super::shared::Progress, *};
+    use super::{super::record::tests::entry, super::shared::Progress, super::slots::Slots, *};
     use parking_lot::{Condvar, Mutex};
+    use std::sync::atomic::AtomicU64;
     use tokio::sync::watch;
 
     /// A database during whose insert the journal gives its failed batch back.
@@ -334,7 +350,7 @@ mod tests {
         fn insert(&mut self, _: i64, rows: &[record::Row<'_>]) -> Result<(), Trouble> {
             let mut state = self.0.state.lock();
             if rows[0].sequence == 3 {
-                state.waiting.splice(0..0, [(1, entry(1)), (2, entry(2))]);
+                state.waiting.splice(0..0, [waiting(1), waiting(2)]);
             }
             Ok(())
         }
@@ -344,12 +360,18 @@ mod tests {
         }
     }
 
+    fn waiting(place: u64) -> Waiting {
+        Waiting { place, sequence: place, slot: None, entry: entry(place) }
+    }
+
     #[test]
     fn a_batch_that_the_journal_gives_back_meanwhile_is_not_taken_for_stored() {
-        let waiting = vec![(3, entry(3)), (4, entry(4))];
+        let waiting = vec![waiting(3), waiting(4)];
         let shared = Arc::new(Shared {
             dir: "nowhere".into(),
             writer: 7,
+            sequence: AtomicU64::new(4),
+            slots: Slots::new("nowhere".as_ref(), 7, 0),
             state: Mutex::new(State { waiting, journal_fails: true, ..State::default() }),
             arrived: Condvar::new(),
             journaled: Condvar::new(),
@@ -367,7 +389,7 @@ mod tests {
             told_much: false,
             over: false,
         };
-        let left = || shared.state.lock().waiting.iter().map(|(place, _)| *place).collect();
+        let left = || shared.state.lock().waiting.iter().map(|waiting| waiting.place).collect();
         for (expected_left, expected_stored) in [(vec![1, 2], 0), (vec![], 2)] {
             let next = storing.next().unwrap();
             storing.advance(next);

@@ -13,28 +13,30 @@ use std::{
     },
 };
 
-/// Longest answer that is lent whatever else is: most answers. All that are kept bound them.
+/// Answers up to this length, which most have, are always lent: together they are no more than
+/// all that are kept.
 const SHORT: u64 = 64 << 10;
-/// Longer ones together.
+/// Longer answers that are lent at one time, in bytes together.
 const MAX_LONG: u64 = 64 << 20;
-/// Copies that nobody reads any more are looked for when there are so many, or twice those in use.
+/// Entries of copies that nobody reads any more are first looked for when there are so many
+/// entries, and then each time they have doubled.
 const FIRST_SWEEP: usize = 64;
 
 /// One execution of a key: when it is carried out anew, it has another answer.
 type Which = ([u8; 32], i64);
 
-/// Copies of answers, by whose they are.
+/// The copies there are, by the execution whose answer they are.
 #[derive(Default)]
 pub(super) struct Lending {
     copies: HashMap<Which, Weak<Held>>,
     sweep_at: usize,
-    /// Bytes of long ones that somebody reads.
+    /// Bytes of the long answers that somebody reads.
     long: Arc<AtomicU64>,
 }
 
 struct Held {
     bytes: Vec<u8>,
-    /// What it counts in, when it is long.
+    /// Where its bytes are counted while it is held, when it is a long one.
     counted: Option<Arc<AtomicU64>>,
 }
 

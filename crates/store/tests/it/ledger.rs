@@ -44,7 +44,7 @@ pub(crate) fn entry(number: u64) -> Entry {
         upstream: "a".into(),
         upstream_model: "qwen3-8b".into(),
         failure: None,
-        usage: Usage { input: number, cached_input: 1, cache_write: 0, output: 2, reasoning: 3 },
+        usage: Usage { input: number, cached_input: 1, cache_write: 4, output: 2, reasoning: 3 },
         told: true,
         cost: Some(Money::from_pico(number)),
     }
@@ -104,7 +104,7 @@ async fn what_is_written_is_summed() {
             Usage {
                 input: 1 + 1 + 3 + 4 + 5,
                 cached_input: 5,
-                cache_write: 0,
+                cache_write: 20,
                 output: 10,
                 reasoning: 15
             }

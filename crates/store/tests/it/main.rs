@@ -4,6 +4,7 @@
 
 mod keys;
 mod ledger;
+mod notes;
 mod outages;
 mod postgres;
 mod replays;

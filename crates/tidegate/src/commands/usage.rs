@@ -164,12 +164,13 @@ fn shown(name: &str) -> String {
 
 /// For eyes: names to the left, numbers to the right.
 fn table(query: &UsageQuery, rows: &[UsageRow]) -> String {
-    const NUMBERS: [&str; 9] = [
+    const NUMBERS: [&str; 10] = [
         "ATTEMPTS",
         "CALLS",
         "FAILED",
         "INPUT",
         "CACHED",
+        "WRITTEN",
         "OUTPUT",
         "REASONING",
         "UNPRICED",
@@ -186,6 +187,7 @@ fn table(query: &UsageQuery, rows: &[UsageRow]) -> String {
             row.failed,
             used.input,
             used.cached_input,
+            used.cache_write,
             used.output,
             used.reasoning,
             row.unpriced,
@@ -234,9 +236,9 @@ mod tests {
         };
         assert_eq!(
             table(&query, &[row("", 3), row("search", 12)]),
-            "TEAM    ATTEMPTS  CALLS  FAILED  INPUT  CACHED  OUTPUT  REASONING  UNPRICED   COST\n\
-             -              3      1       0   1200       0       0          0         0  $1.50\n\
-             search        12      1       0   1200       0       0          0         0  $1.50\n"
+            "TEAM    ATTEMPTS  CALLS  FAILED  INPUT  CACHED  WRITTEN  OUTPUT  REASONING  UNPRICED   COST\n\
+             -              3      1       0   1200       0        0       0          0         0  $1.50\n\
+             search        12      1       0   1200       0        0       0          0         0  $1.50\n"
         );
     }
 }

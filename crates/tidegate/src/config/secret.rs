@@ -173,7 +173,7 @@ fn resolve(
 }
 
 fn checked(text: String, from: &str, key: &str) -> Result<Secret<String>, String> {
-    if text.is_empty() {
+    if text.trim().is_empty() {
         return Err(format!("{from} is empty: leave {key} out if there is none"));
     }
     if text.chars().any(|c| c.is_control() || !c.is_ascii()) {

@@ -8,6 +8,7 @@ mod cli;
 mod idempotency;
 mod identities;
 mod keys;
+mod kills;
 mod money;
 mod oauth;
 mod rotation;

@@ -107,7 +107,7 @@ async fn a_killed_gateway_whose_database_is_away_loses_no_entry() {
     let journaled = || {
         let files = fs::read_dir(state.join("ledger-journal")).unwrap();
         let bytes = files.map(|file| fs::read(file.unwrap().path()).unwrap());
-        let records = |bytes: Vec<u8>| bytes.windows(4).filter(|four| four == b"TLE1").count();
+        let records = |bytes: Vec<u8>| bytes.windows(4).filter(|four| four == b"TLE2").count();
         bytes.map(records).sum::<usize>()
     };
     let waiting = async {

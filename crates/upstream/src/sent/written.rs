@@ -2,7 +2,7 @@
 //!
 //! # Cost
 //!
-//! A look at every byte of the text, for errors alone.
+//! A look at every byte of the text. Of a good answer that is its id, of a bad one all it says.
 
 use base64::{
     Engine as _,
@@ -11,11 +11,14 @@ use base64::{
 use memchr::memmem;
 use std::ops::Range;
 
-/// Bytes of a secret at the end of a text that breaks off there, from which on it is seen.
+/// Backslashes before one character that are looked at: JSON within JSON, four deep. Errors quote
+/// prompts, and one of backslashes alone would be counted through at each of them.
+const MAX_SLASHES: usize = 16;
+/// How many bytes of a secret must stand where a text breaks off to be taken for one.
 const ENOUGH: usize = 4;
 
-/// As it is, or with any of its characters escaped: in JSON, in JSON within JSON, in a URL, in
-/// HTML. Also the beginning of it where the text ends.
+/// Where the secret stands as it is, or with any of its characters escaped: in JSON, in JSON within
+/// JSON, in a URL, in HTML. Also where its beginning stands at the end of the text.
 pub(super) fn plain(text: &[u8], secret: &[u8]) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -47,7 +50,7 @@ fn end_of(text: &[u8], secret: &[u8]) -> Option<usize> {
 /// The length of `byte` at the beginning of `text`, however it is escaped.
 fn character(text: &[u8], byte: u8) -> Option<usize> {
     // Each time JSON is put into JSON doubles the backslashes.
-    let slashes = text.iter().take_while(|byte| **byte == b'\\').count();
+    let slashes = text.iter().take(MAX_SLASHES).take_while(|byte| **byte == b'\\').count();
     if slashes > 0 {
         let behind = &text[slashes..];
         if byte == b'\\' {
@@ -89,12 +92,19 @@ pub(super) fn in_base64(text: &[u8], secret: &[u8]) -> Vec<Range<usize>> {
     let is_digit =
         |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_');
     let mut found: Vec<Range<usize>> = Vec::new();
+    // The id of an answer is too short for most keys: then nothing has to be encoded.
+    if text.len() < (secret.len() - 2) / 3 * 4 {
+        return found;
+    }
     // What stands before it shifts it by none, one or two bytes; whole groups of three stay.
     for skipped in 0..3 {
         let whole = &secret[skipped..];
         let whole = &whole[..whole.len() / 3 * 3];
         for digits in [STANDARD_NO_PAD.encode(whole), URL_SAFE_NO_PAD.encode(whole)] {
             for at in memmem::find_iter(text, digits.as_bytes()) {
+                if found.last().is_some_and(|word| word.contains(&at)) {
+                    continue;
+                }
                 let start =
                     text[..at].iter().rposition(|byte| !is_digit(byte)).map_or(0, |p| p + 1);
                 let end = text[at..].iter().position(|byte| !is_digit(byte));

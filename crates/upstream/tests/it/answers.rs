@@ -165,6 +165,16 @@ async fn a_later_error_event_ends_the_stream_and_is_not_passed_on() {
     assert_eq!(error.unwrap().class(), Class::Fault);
 }
 
+#[tokio::test]
+async fn what_came_in_one_piece_with_an_error_was_lost() {
+    let first = "data: {\"choices\":[{\"text\":\"a\"}]}\n\n";
+    let piece =
+        "data: {\"choices\":[{\"text\":\"b\"}]}\n\ndata: {\"error\":\"boom\"}\n\ndata: c\n\n";
+    let (text, error) = read_in_pieces(&[first, piece]).await;
+    assert_eq!(text, format!("{first}data: {{\"choices\":[{{\"text\":\"b\"}}]}}\n\n"));
+    assert_eq!(error.unwrap().class(), Class::Fault);
+}
+
 /// Sends each piece only after the caller has read the one before.
 async fn read_in_pieces(pieces: &[&'static str]) -> (String, Option<Error>) {
     let (go, gone) = tokio::sync::mpsc::channel::<&'static str>(1);

@@ -3,7 +3,7 @@
 //! Bodies are read field by field, so that whatever is wrong is told with its name, and a name that
 //! is unknown or stands twice is not passed over: a limit nobody reads is no limit.
 
-use crate::refusal;
+use crate::shown;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -157,7 +157,7 @@ impl<'de> serde::de::Visitor<'de> for Visitor {
         let mut members: Vec<Member> = Vec::new();
         while let Some(member) = map.next_entry::<String, Box<RawValue>>()? {
             if members.iter().any(|(name, _)| *name == member.0) {
-                let message = format_args!("{} stands twice", refusal::name(&member.0));
+                let message = format_args!("{} stands twice", shown::name(&member.0));
                 return Err(serde::de::Error::custom(message));
             }
             members.push(member);
@@ -167,7 +167,7 @@ impl<'de> serde::de::Visitor<'de> for Visitor {
 }
 
 fn unknown(what: &str, field: Option<&'static str>, name: &str, known: &str) -> Error {
-    let message = format!("{} is no field of {what}: there are {known}", refusal::name(name));
+    let message = format!("{} is no field of {what}: there are {known}", shown::name(name));
     let error = Error::new(Kind::InvalidRequest, Origin::Caller, message);
     match field {
         Some(field) => error.with_param(field),

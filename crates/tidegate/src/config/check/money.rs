@@ -1,7 +1,7 @@
 //! Prices and budgets: what would cost nothing, or never be kept.
 
 use super::{Config, Findings};
-use tidegate_core::Budgets;
+use tidegate_core::{Budgets, is_plain_line};
 use tidegate_policy::{budget, price};
 use tidegate_sdk::ModelSettings;
 
@@ -36,9 +36,9 @@ pub(super) fn check_budgets(config: &Config, findings: &mut Findings<'_>) {
     findings.refuse_if(none, &["budgets", "max_output_tokens"], message);
     for (name, team) in &config.teams {
         findings.refuse_if(
-            name.trim().is_empty() || name.len() > 128 || name.contains(char::is_control),
+            name.trim().is_empty() || name.len() > 128 || !is_plain_line(name),
             &["teams", name],
-            "a name of a team is 1 to 128 bytes on one line, as keys name it",
+            "a name of a team is 1 to 128 bytes on one line, without control or direction marks",
         );
         if team.budget.hard && Budgets::from(team.budget).is_none() {
             let path = ["teams", name, "budget", "hard"];

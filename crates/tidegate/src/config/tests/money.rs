@@ -14,7 +14,7 @@ fn prices_and_budgets_are_checked() {
          price = { input = 1, output = 1, above = [{ tokens = 9, input = 1, output = 1 }, \
          { tokens = 9, input = 1, output = 1 }] }\n\
          [budgets]\nalert_at = [0, 50]\nmax_output_tokens = 0\n\
-         [teams.search]\nbudget = { day = -5 }\n[teams.' ']\n",
+         [teams.search]\nbudget = { day = -5 }\n[teams.' ']\n[teams.'a\u{202e}b']\n",
     )
     .fails_with(&[
         "tidegate.toml:4:60: models.m.targets[0].price.output: must be 0, or 0.000001 to 1000000: US dollars per million tokens",
@@ -23,7 +23,8 @@ fn prices_and_budgets_are_checked() {
         "tidegate.toml:8:12: budgets.alert_at: must be at most 8 shares of 1 to 100",
         "tidegate.toml:9:21: budgets.max_output_tokens: 0 would reserve nothing for answers: write what a model gives at most",
         "tidegate.toml:11:18: teams.search.budget.day: -5 is no amount of US dollars: write a number from 0 to 18 million",
-        "tidegate.toml:12:1: teams. : a name of a team is 1 to 128 bytes on one line, as keys name it",
+        "tidegate.toml:12:1: teams. : a name of a team is 1 to 128 bytes on one line, without control or direction marks",
+        "tidegate.toml:13:1: teams.a\u{202e}b: a name of a team is 1 to 128 bytes on one line, without control or direction marks",
     ]);
     let hard = format!("{ONE_MODEL}[teams.search]\nbudget = {{ hard = true }}\n");
     let loaded = Case::new(&hard).loads();

@@ -58,9 +58,11 @@ fn a_secret_that_is_not_there_names_key_and_source() {
     with_key("{ file = 'key.txt' }").fails_with(&[&format!(
         "{at} cannot read key.txt: No such file or directory (os error 2)"
     )]);
-    with_key("{ file = 'key.txt' }")
-        .file("key.txt", "\n")
-        .fails_with(&[&format!("{at} key.txt is empty: leave api_key out if there is none")]);
+    for blank in ["", "\n", " ", " \t\r\n"] {
+        with_key("{ file = 'key.txt' }")
+            .file("key.txt", blank)
+            .fails_with(&[&format!("{at} key.txt is empty: leave api_key out if there is none")]);
+    }
     let config = with_key("{ env = 'KEY' }");
     assert!(load_without_secrets(&config.sources, &config.environment()).is_ok());
 }
