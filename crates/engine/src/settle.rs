@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tidegate_core::{
-    BoxStream, Call, ContentType, Error, Front, Kind, Meter, Money, Operation, Reply, Result,
-    Served, TokenEstimate, Usage,
+    BoxStream, Call, Class, Clock, ContentType, Error, Front, Kind, Meter, Money, Operation, Reply,
+    Result, Served, TokenEstimate, Usage,
 };
 
 /// Where the record of each ended call goes. Called on the hot path: must not block.
@@ -83,9 +83,31 @@ pub(crate) struct Settlement {
     estimate: TokenEstimate,
     usage: Option<Usage>,
     outcome: Outcome,
+    owed: Owed,
     upstream_status: Option<u16>,
     first_chunk: Option<Duration>,
     started: Instant,
+}
+
+/// What a call that failed before its answer's first word leaves to be paid for.
+#[derive(Clone, Copy)]
+enum Owed {
+    Nothing,
+    /// A clock of ours ended it, and the upstream had read the prompt by then.
+    Prompt,
+    /// The upstream had made its answer: what was reserved.
+    Answer,
+}
+
+impl Owed {
+    fn after(error: &Error) -> Self {
+        let never_left = error.kind() == Kind::UpstreamTimeout(Clock::Connect);
+        match error.class() {
+            _ if error.is_paid_for() => Self::Answer,
+            Class::Timeout if !never_left => Self::Prompt,
+            _ => Self::Nothing,
+        }
+    }
 }
 
 impl Settlement {
@@ -122,6 +144,7 @@ impl Settlement {
             usage: None,
             // Whoever drops it without another word has hung up.
             outcome: Outcome::Cancelled,
+            owed: Owed::Nothing,
             upstream_status: None,
             first_chunk: None,
             started: now(),
@@ -154,9 +177,13 @@ impl Settlement {
     fn presumed(&self) -> Option<u64> {
         let begun = self.first_chunk.is_some();
         match (self.outcome, &self.meter) {
-            // What was never sent, or failed before it said a word, is not paid for.
+            // What was never sent is not paid for.
             _ if self.served.attempts == 0 => Some(0),
-            (Outcome::Failed(_), _) if !begun => Some(0),
+            (Outcome::Failed(_), _) if !begun => match self.owed {
+                Owed::Nothing => Some(0),
+                Owed::Prompt => Some(self.estimate.input),
+                Owed::Answer => None,
+            },
             (_, Some(meter)) if self.is_stream => {
                 Some(self.estimate.input.saturating_add(meter.chunks()))
             }
@@ -196,6 +223,7 @@ impl Settlement {
 
     fn failed(&mut self, error: &Error) {
         self.outcome = Outcome::Failed(error.kind());
+        self.owed = Owed::after(error);
         self.upstream_status = error.answer().map(|answer| answer.status);
     }
 

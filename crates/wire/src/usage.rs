@@ -37,52 +37,58 @@ fn object_after_colon(rest: &[u8]) -> Option<&[u8]> {
     value.starts_with(b"{").then_some(value)
 }
 
+/// Both spellings of each count: some gateways (new-api) write both, one of them at 0.
 #[derive(Deserialize)]
 struct Counts {
-    #[serde(default, alias = "prompt_tokens")]
+    prompt_tokens: Option<u64>,
     input_tokens: Option<u64>,
-    #[serde(default, alias = "completion_tokens")]
+    completion_tokens: Option<u64>,
     output_tokens: Option<u64>,
-    #[serde(default, alias = "prompt_tokens_details")]
+    prompt_tokens_details: Option<InputDetails>,
     input_tokens_details: Option<InputDetails>,
-    #[serde(default, alias = "completion_tokens_details")]
+    completion_tokens_details: Option<OutputDetails>,
     output_tokens_details: Option<OutputDetails>,
     /// DeepSeek's word for cached prompt tokens.
-    #[serde(default)]
     prompt_cache_hit_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
 struct InputDetails {
-    #[serde(default)]
     cached_tokens: Option<u64>,
-    /// OpenAI's word, from GPT-5.6 on, and OpenRouter's; LiteLLM has another.
-    #[serde(default, alias = "cache_creation_tokens")]
+    /// OpenAI's word, from GPT-5.6 on, and OpenRouter's.
     cache_write_tokens: Option<u64>,
+    /// LiteLLM's, which may pass on the other beside it.
+    cache_creation_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
 struct OutputDetails {
-    #[serde(default)]
     reasoning_tokens: Option<u64>,
 }
 
 impl Counts {
     fn usage(&self) -> Option<Usage> {
-        if self.input_tokens.is_none() && self.output_tokens.is_none() {
-            return None;
-        }
-        let details = self.input_tokens_details.as_ref();
-        let cached = details.and_then(|details| details.cached_tokens);
-        let written = details.and_then(|details| details.cache_write_tokens);
+        let (input, output) = (
+            self.prompt_tokens.max(self.input_tokens),
+            self.completion_tokens.max(self.output_tokens),
+        );
+        input.or(output)?;
+        let of_input = |count: fn(&InputDetails) -> Option<u64>| {
+            let both = [&self.prompt_tokens_details, &self.input_tokens_details];
+            both.into_iter().flatten().filter_map(count).max()
+        };
+        let of_output = [&self.completion_tokens_details, &self.output_tokens_details];
         let reasoning =
-            self.output_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
+            of_output.into_iter().flatten().filter_map(|details| details.reasoning_tokens).max();
+        let cached = of_input(|details| details.cached_tokens);
+        let written =
+            of_input(|details| details.cache_write_tokens.max(details.cache_creation_tokens));
         let tokens = |count: Option<u64>| count.unwrap_or(0).min(MOST);
         Some(Usage {
-            input: tokens(self.input_tokens),
-            cached_input: tokens(cached.or(self.prompt_cache_hit_tokens)),
+            input: tokens(input),
+            cached_input: tokens(cached.max(self.prompt_cache_hit_tokens)),
             cache_write: tokens(written),
-            output: tokens(self.output_tokens),
+            output: tokens(output),
             reasoning: tokens(reasoning),
         })
     }
@@ -126,7 +132,26 @@ mod tests {
         let litellm =
             r#"{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cache_creation_tokens":7}}}"#;
         assert_eq!(written(litellm), Some(7));
+        let both = r#"{"usage":{"prompt_tokens":9,
+            "prompt_tokens_details":{"cache_creation_tokens":7,"cache_write_tokens":7}}}"#;
+        assert_eq!(written(both), Some(7));
         assert_eq!(written(r#"{"usage":{"prompt_tokens":9}}"#), Some(0));
+    }
+
+    #[test]
+    fn a_count_in_both_spellings_was_no_usage_at_all() {
+        check(
+            r#"{"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21,
+               "prompt_tokens_details":{"cached_tokens":4},
+               "completion_tokens_details":{"reasoning_tokens":5},
+               "input_tokens":0,"output_tokens":0,"input_tokens_details":null}}"#,
+            Some([9, 4, 12, 5]),
+        );
+        check(
+            r#"{"usage":{"input_tokens":3,"prompt_tokens":3,"input_tokens_details":{"cached_tokens":1},
+               "prompt_tokens_details":{"cached_tokens":0},"output_tokens":2,"completion_tokens":2}}"#,
+            Some([3, 1, 2, 0]),
+        );
     }
 
     #[test]

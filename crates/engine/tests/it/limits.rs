@@ -67,6 +67,34 @@ async fn tokens_of_a_failed_call_come_back() {
     }
 }
 
+/// Two minutes of short timeouts would have been as many long prompts for nothing.
+#[tokio::test(start_paused = true)]
+async fn the_prompt_of_a_call_that_timed_out_came_back() {
+    for (step, left) in
+        [("timeout connect", 100), ("timeout first_token after 10ms", 90), ("slow", 90)]
+    {
+        let home = House::new(&[("a", &format!("{step}; ok"))])
+            .parts(|parts| {
+                parts.limits.default.limits =
+                    Limits { tokens_per_minute: Some(100), ..Limits::default() };
+                parts.retry.max_attempts = 1;
+            })
+            .open();
+        let tokens = TokenEstimate { input: 10, output: 70 };
+        let deadline = within(Duration::from_millis(50));
+        home.call(Call { tokens, deadline, ..by("ann", Scope::All) }).await.unwrap_err();
+        let asks = |tokens| Call {
+            tokens,
+            deadline: within(Duration::from_millis(1)),
+            ..by("ann", Scope::All)
+        };
+        let (fits, more) = (left, left + 3);
+        home.call(asks(TokenEstimate { input: more, output: 0 })).await.unwrap_err();
+        let reply = home.call(asks(TokenEstimate { input: fits, output: 0 })).await;
+        reply.unwrap_or_else(|error| panic!("after {step}: {error}"));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_abandoned_stream_is_settled_by_what_has_passed() {
     let home = House::new(&[("a", "stream 90 chunks every 1ms; ok")])
