@@ -1,6 +1,6 @@
 //! From settings to a client: upstreams are opened, secrets resolved, the engine furnished.
 
-use crate::{Client, OauthSettings, Protocol, Settings, UpstreamSettings};
+use crate::{Client, ModelSettings, OauthSettings, Protocol, Settings, UpstreamSettings};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 use tidegate_core::{Ledger, Price, Secret, Store, Tokenizers, Tokens};
 use tidegate_engine::{
@@ -171,38 +171,10 @@ impl Builder {
             upstreams.insert(name.as_str().into(), upstream);
             opened.insert(name.as_str().into(), provider);
         }
-        let mut models = BTreeMap::new();
-        for (name, model) in &self.settings.models {
-            let path = format!("models.{name}");
-            let own = price(model.price.as_ref(), &path)?;
-            let targets = model.targets.iter().enumerate().map(|(index, target)| {
-                let own_there = price(target.price.as_ref(), &format!("{path}.targets.{index}"))?;
-                Ok(Target {
-                    upstream: target.upstream.as_str().into(),
-                    model: target.model.as_deref().unwrap_or(name).into(),
-                    price: own_there.or(own),
-                    weight: target.weight,
-                    matches: target.matches.clone(),
-                })
-            });
-            let mirror = model.mirror.as_ref().map(|mirror| {
-                Ok(Mirror {
-                    upstream: mirror.upstream.as_str().into(),
-                    model: mirror.model.as_deref().unwrap_or(name).into(),
-                    price: price(mirror.price.as_ref(), &format!("{path}.mirror"))?,
-                    options: canary::Mirror { share: mirror.share },
-                })
-            });
-            let built = Model {
-                targets: targets.collect::<Result<_, BuildError>>()?,
-                timeouts: model.timeouts,
-                balance: model.balance,
-                hedge: model.hedge.clone(),
-                fallback: model.fallback.iter().map(|name| name.as_str().into()).collect(),
-                mirror: mirror.transpose()?,
-            };
-            models.insert(name.as_str().into(), built);
-        }
+        let models = self.settings.models.iter();
+        let models =
+            models.map(|(name, settings)| Ok((name.as_str().into(), model(name, settings)?)));
+        let models = models.collect::<Result<_, BuildError>>()?;
         let teams = self.settings.teams.iter();
         let teams = teams.map(|(name, team)| (name.as_str().into(), team.budget.into())).collect();
         let engine = Engine::new(Parts {
@@ -299,6 +271,38 @@ fn tokenizers(any_model: bool) -> Option<Tokenizers> {
 #[cfg(not(feature = "tokens-exact"))]
 const fn tokenizers(_any_model: bool) -> Option<Tokenizers> {
     None
+}
+
+/// The model `name`: its targets and its mirror, at their prices.
+fn model(name: &str, settings: &ModelSettings) -> Result<Model, BuildError> {
+    let path = format!("models.{name}");
+    let own = price(settings.price.as_ref(), &path)?;
+    let targets = settings.targets.iter().enumerate().map(|(index, target)| {
+        let own_there = price(target.price.as_ref(), &format!("{path}.targets.{index}"))?;
+        Ok(Target {
+            upstream: target.upstream.as_str().into(),
+            model: target.model.as_deref().unwrap_or(name).into(),
+            price: own_there.or(own),
+            weight: target.weight,
+            matches: target.matches.clone(),
+        })
+    });
+    let mirror = settings.mirror.as_ref().map(|mirror| {
+        Ok(Mirror {
+            upstream: mirror.upstream.as_str().into(),
+            model: mirror.model.as_deref().unwrap_or(name).into(),
+            price: price(mirror.price.as_ref(), &format!("{path}.mirror"))?,
+            options: canary::Mirror { share: mirror.share },
+        })
+    });
+    Ok(Model {
+        targets: targets.collect::<Result<_, BuildError>>()?,
+        timeouts: settings.timeouts,
+        balance: settings.balance,
+        hedge: settings.hedge.clone(),
+        fallback: settings.fallback.iter().map(|name| name.as_str().into()).collect(),
+        mirror: mirror.transpose()?,
+    })
 }
 
 /// What tokens cost, where `path` of the settings says.
