@@ -201,8 +201,9 @@ def books(rig):
         ):
             stage.sim.faults(**change)
             endings += asyncio.run(mixed(stage, int(count * share), kinds, rig.random))
-        endings += asyncio.run(mixed(stage, count // 10, ("early",), rig.random))
         theirs, ours = both_books(stage)
+        endings += asyncio.run(mixed(stage, count // 10, ("early",), rig.random))
+        early = [side["early"] for side in both_books(stage)]
     for name in sorted(endings):
         rig.figure(f"ended: {name}", endings[name])
     # The simulator fails before it knows the model, so attempts are compared in all.
@@ -216,10 +217,13 @@ def books(rig):
             bound = theirs[model][name] / 100 if unread else 0
             rig.figure(f"{model}: {name}, simulator's", theirs[model][name])
             rig.figure(f"{model}: {name}, off by", abs(ours[model][name] - theirs[model][name]), bound)
-    # Whoever hangs up before the first token is billed an estimate of the prompt, nothing else.
-    rig.figure("early: output_tokens", ours["early"]["output_tokens"], 0)
-    estimate, true = (side["early"]["input_tokens"] for side in (ours, theirs))
-    rig.figure("early: input_tokens, estimated / true", estimate / true)
+    # Whoever hangs up before the first token is billed an estimate of the prompt, nothing else. Of
+    # the soonest of them the simulator may not have read the request.
+    apart = abs(early[0]["attempts"] - early[1]["attempts"])
+    rig.figure("early: attempts, off by", apart, early[0]["attempts"] / 100)
+    rig.figure("early: output_tokens", early[1]["output_tokens"], 0)
+    estimate = early[1]["input_tokens"] / early[0]["input_tokens"]
+    rig.figure("early: input_tokens, estimated / true", estimate)
 
 
 def both_books(stage):
