@@ -197,7 +197,7 @@ def books(rig):
         for kinds, share, change in (
             (("whole", "stream"), 2 / 3, faults),
             (("cut",), 1 / 3, {"error_rate": 0, "reset_rate": 0, "stall_mid_rate": 1}),
-            (("torn",), 1 / 10, {"stall_mid_rate": 0}),
+            (("torn",), 1 / 3, {"stall_mid_rate": 0}),
         ):
             stage.sim.faults(**change)
             endings += asyncio.run(mixed(stage, int(count * share), kinds, rig.random))
@@ -214,7 +214,7 @@ def books(rig):
         for name in COLUMNS[1:]:
             # What the simulator writes while a hang-up is on its way to it, nobody has read.
             unread = model == "torn" and name != "input_tokens"
-            bound = theirs[model][name] / 100 if unread else 0
+            bound = theirs[model][name] / 1_000 if unread else 0
             rig.figure(f"{model}: {name}, simulator's", theirs[model][name])
             rig.figure(f"{model}: {name}, off by", abs(ours[model][name] - theirs[model][name]), bound)
     # Whoever hangs up before the first token is billed an estimate of the prompt, nothing else. Of
