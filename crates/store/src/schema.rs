@@ -9,6 +9,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use tidegate_core::{Error, Kind, Origin};
 
 /// How long a statement waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,11 +37,52 @@ pub(crate) enum Unusable {
 
 impl Unusable {
     /// Whether trying again soon can help.
-    pub(crate) fn is_busy(&self) -> bool {
+    fn is_busy(&self) -> bool {
         matches!(self, Self::Sqlite(cause) if matches!(
             cause.sqlite_error_code(),
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
         ))
+    }
+
+    /// What is wrong with the file at `path`, and what to do; `without` says what happens without
+    /// it, as in "and make new keys".
+    pub(crate) fn into_error(self, path: &Path, without: &str) -> Error {
+        let path = path.display();
+        let internal = |what| Error::new(Kind::Internal, Origin::Gateway, format!("{path} {what}"));
+        let cause = match self {
+            Self::Foreign => {
+                return internal(
+                    "is a database of another program: move it away, or choose another data_dir"
+                        .to_owned(),
+                );
+            }
+            Self::Newer { found, known } => {
+                return internal(format!(
+                    "was written by a newer Tidegate (schema {found}, this one knows {known}): use \
+                     that version, or another data_dir"
+                ));
+            }
+            Self::Sqlite(cause) => cause,
+        };
+        let what = match cause.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => {
+                "is not a SQLite database: move it away, or choose another data_dir".to_owned()
+            }
+            Some(ErrorCode::DatabaseCorrupt) => {
+                format!("is damaged: restore it from a backup, or move it away {without}")
+            }
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                "is locked by another process for more than 5 s: find it and try again".to_owned()
+            }
+            Some(ErrorCode::DiskFull) => "cannot grow: the disk is full".to_owned(),
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+                "cannot be written: check what it is and who may write it, or choose another \
+                 data_dir"
+                    .to_owned()
+            }
+            _ => format!("cannot be used: {cause}"),
+        };
+        internal(what).caused_by(cause)
     }
 }
 
@@ -73,14 +115,18 @@ impl Schema {
         let mut connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         self.recognise(&connection)?;
-        connection.pragma_update(None, "journal_mode", "wal")?;
+        // Only when it is not so yet: switching needs the file for oneself.
+        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        if mode != "wal" {
+            connection.pragma_update(None, "journal_mode", "wal")?;
+        }
         connection.pragma_update(None, "synchronous", "full")?;
         self.migrate(&mut connection)?;
         Ok(connection)
     }
 
     /// Refuses what is not ours before anything is written to it.
-    pub(crate) fn recognise(&self, connection: &Connection) -> Result<(), Unusable> {
+    fn recognise(&self, connection: &Connection) -> Result<(), Unusable> {
         // One transaction: another process may be making the file at this moment.
         let moment = connection.unchecked_transaction()?;
         let tables: i64 =
@@ -97,7 +143,7 @@ impl Schema {
     }
 
     /// Takes the steps that are missing, all or none; another process may be doing the same.
-    pub(crate) fn migrate(&self, connection: &mut Connection) -> Result<(), Unusable> {
+    fn migrate(&self, connection: &mut Connection) -> Result<(), Unusable> {
         if version(connection)? == self.steps.len() as i64 {
             return Ok(());
         }

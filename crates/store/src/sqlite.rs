@@ -15,8 +15,8 @@ mod schema;
 use crate::{
     directory::{self, Directory},
     key,
+    schema::Unusable,
 };
-use file::unusable;
 pub(crate) use file::{Identity, make_private, still_there};
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
@@ -73,7 +73,7 @@ impl Sqlite {
     pub fn open(data_dir: &Path) -> Result<Self> {
         let path = Self::path_in(data_dir);
         make_private(data_dir, &path)?;
-        let connection = SCHEMA.open(&path).map_err(|cause| unusable(&path, cause))?;
+        let connection = SCHEMA.open(&path).map_err(|why| unusable(&path, why))?;
         let room = keep_room(&connection, &path)
             .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", 1));
         room.map_err(|cause| unusable(&path, cause.into()))?;
@@ -294,6 +294,10 @@ impl Shared {
             Trouble::Sqlite(cause) => unusable(&self.path, cause.into()),
         })
     }
+}
+
+fn unusable(path: &Path, why: Unusable) -> Error {
+    why.into_error(path, "and make new keys")
 }
 
 impl Writer {

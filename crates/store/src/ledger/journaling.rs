@@ -37,6 +37,8 @@ struct Journaling<'a> {
     /// Number of the next file.
     number: u64,
     batch: Vec<Waiting>,
+    /// The last batch had entries: there will be more.
+    is_busy: bool,
     bytes: Vec<u8>,
     /// When the oldest of what was not synced was written.
     unsynced_since: Option<Instant>,
@@ -44,7 +46,14 @@ struct Journaling<'a> {
 
 impl<'a> Journaling<'a> {
     const fn new(shared: &'a Shared) -> Self {
-        Self { shared, number: 0, batch: Vec::new(), bytes: Vec::new(), unsynced_since: None }
+        Self {
+            shared,
+            number: 0,
+            batch: Vec::new(),
+            is_busy: false,
+            bytes: Vec::new(),
+            unsynced_since: None,
+        }
     }
 
     /// Waits for entries and writes them; `false` at the end.
@@ -53,16 +62,18 @@ impl<'a> Journaling<'a> {
         let written = self.append();
         let failed = written.is_err();
         let shared = self.shared;
-        let did_fail = {
+        let (did_fail, wakes_store) = {
             let mut state = shared.state.lock();
             if failed {
                 // In front of those that came meanwhile.
                 self.batch.append(&mut state.waiting);
                 mem::swap(&mut self.batch, &mut state.waiting);
             }
-            mem::replace(&mut state.journal_fails, failed)
+            (mem::replace(&mut state.journal_fails, failed), state.wakes_store())
         };
-        shared.journaled.notify_one();
+        if wakes_store {
+            shared.journaled.notify_one();
+        }
         match written {
             Err(cause) if !did_fail => tracing::error!(
                 "the ledger's journal in {} cannot be written ({cause}): entries wait in memory \
@@ -80,10 +91,12 @@ impl<'a> Journaling<'a> {
     }
 
     /// Takes what came in; whether the end has come.
+    ///
+    /// While there is much to do nobody wakes it: it looks again by itself.
     fn gather(&mut self) -> bool {
         let shared = self.shared;
         let mut state = shared.state.lock();
-        while state.waiting.is_empty() && !state.stopping {
+        while state.waiting.is_empty() && !state.stopping && !self.is_busy {
             state.journal_sleeps = true;
             match self.unsynced_since {
                 None => shared.arrived.wait(&mut state),
@@ -97,6 +110,7 @@ impl<'a> Journaling<'a> {
         shared.arrived.wait_while_for(&mut state, |state| !state.stopping, GATHER);
         self.batch.clear();
         mem::swap(&mut self.batch, &mut state.waiting);
+        self.is_busy = !self.batch.is_empty();
         state.stopping
     }
 

@@ -35,7 +35,9 @@ const MAX_WORD_BYTES: usize = 32;
 const MAGIC: &[u8; 4] = b"TLE2";
 const OLD_MAGIC: &[u8; 4] = b"TLE1";
 const FRAME: usize = 12;
-const NUMBERS: usize = 10 * 8 + 4 + 1;
+const NUMBERS: usize = LONG_NUMBERS * 8 + 4 + 1;
+/// Of eight bytes each.
+const LONG_NUMBERS: usize = 10;
 const TEXTS: usize = 9;
 /// The length that says that there is no text.
 const NO_TEXT: u16 = u16::MAX;
@@ -115,10 +117,10 @@ pub(super) fn writer_of(form: Form, head: &[u8; FILE_HEAD]) -> Option<(i64, usiz
 /// Appends `entry` to `out`.
 pub(super) fn encode(place: u64, sequence: u64, entry: &Entry, out: &mut Vec<u8>) {
     let start = out.len();
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&[0; FRAME - MAGIC.len()]);
+    let mut head = [0; FRAME + NUMBERS];
+    head[..MAGIC.len()].copy_from_slice(MAGIC);
     let usage = entry.usage;
-    for number in [
+    let numbers: [u64; LONG_NUMBERS] = [
         place,
         sequence,
         micros(entry.at.duration_since(UNIX_EPOCH).unwrap_or_default()),
@@ -129,12 +131,15 @@ pub(super) fn encode(place: u64, sequence: u64, entry: &Entry, out: &mut Vec<u8>
         usage.output,
         usage.reasoning,
         entry.cost.map_or(0, |cost| cost.pico()),
-    ] {
-        out.extend_from_slice(&number.to_le_bytes());
+    ];
+    let (long, short) = head[FRAME..].split_at_mut(LONG_NUMBERS * 8);
+    for (to, number) in long.chunks_exact_mut(8).zip(numbers) {
+        to.copy_from_slice(&number.to_le_bytes());
     }
-    out.extend_from_slice(&entry.attempt.to_le_bytes());
+    short[..4].copy_from_slice(&entry.attempt.to_le_bytes());
     let (told, priced) = (entry.told, entry.cost.is_some());
-    out.push(if told { TOLD } else { 0 } | if priced { PRICED } else { 0 });
+    short[4] = if told { TOLD } else { 0 } | if priced { PRICED } else { 0 };
+    out.extend_from_slice(&head);
     for text in [
         Some(&*entry.call),
         Some(entry.cause.name()),

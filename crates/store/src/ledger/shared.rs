@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) journal_fails: bool,
     /// The journal's thread sleeps until something comes.
     pub(super) journal_sleeps: bool,
+    /// The database's thread sleeps until files hold so many bytes that it has not stored.
+    pub(super) store_sleeps: Option<u64>,
     /// The database cannot be written.
     pub(super) away: bool,
     /// Somebody waits for everything to be stored.
@@ -93,5 +95,17 @@ impl State {
     /// Bytes in files that the database does not have.
     pub(super) fn left(&self) -> u64 {
         self.segments.iter().map(Segment::left).sum()
+    }
+
+    /// Whether somebody waits for everything to be stored.
+    pub(super) const fn hurried(&self) -> bool {
+        self.stopping || self.flushing > 0
+    }
+
+    /// Whether the database's thread is to be woken, now that the journal was written or was not.
+    /// Waking it each time would cost as much as storing.
+    pub(super) fn wakes_store(&self) -> bool {
+        let enough = self.store_sleeps.is_some_and(|bytes| self.left() >= bytes);
+        enough || self.hurried() || self.journal_fails
     }
 }

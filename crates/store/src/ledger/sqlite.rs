@@ -11,18 +11,14 @@ use super::{
 };
 use crate::schema::{self, Schema};
 use crate::sqlite::{Identity, make_private, still_there};
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params, params_from_iter};
-use std::{
-    path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
-};
+use rusqlite::{Connection, TransactionBehavior, params, params_from_iter};
+use std::path::{Path, PathBuf};
 use tidegate_core::{Error, Kind, Origin, Result, UsageQuery, UsageRow};
 
 /// "TGLG" in the header.
 const SCHEMA: Schema = Schema { application_id: 0x5447_4c47, steps: &STEPS };
 
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
     CREATE TABLE tidegate_ledger (
         writer INTEGER NOT NULL,         -- drawn at random by each process
@@ -51,6 +47,41 @@ const STEPS: [&str; 2] = [
 ",
     // Part of the input, as cached_input is.
     "ALTER TABLE tidegate_ledger ADD COLUMN cache_write INTEGER NOT NULL DEFAULT 0",
+    // One tree in order of time, where there were a table and an index: half the work per entry.
+    // Whatever is stored under one name has the same `at` each time, so each is there once still.
+    "
+    CREATE TABLE tidegate_ledger_by_time (
+        at INTEGER NOT NULL,
+        writer INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        took INTEGER NOT NULL,
+        call TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        cause TEXT NOT NULL,
+        caller TEXT NOT NULL,
+        team TEXT,
+        operation TEXT NOT NULL,
+        model TEXT NOT NULL,
+        upstream TEXT NOT NULL,
+        upstream_model TEXT NOT NULL,
+        failure TEXT,
+        input INTEGER NOT NULL,
+        cached_input INTEGER NOT NULL,
+        cache_write INTEGER NOT NULL,
+        output INTEGER NOT NULL,
+        reasoning INTEGER NOT NULL,
+        told INTEGER NOT NULL,
+        cost INTEGER,
+        PRIMARY KEY (at, writer, sequence)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO tidegate_ledger_by_time
+        SELECT at, writer, sequence, took, call, attempt, cause, caller, team, operation, model,
+            upstream, upstream_model, failure, input, cached_input, cache_write, output, reasoning,
+            told, cost
+        FROM tidegate_ledger ORDER BY at, writer, sequence;
+    DROP TABLE tidegate_ledger;
+    ALTER TABLE tidegate_ledger_by_time RENAME TO tidegate_ledger;
+",
 ];
 
 const DIALECT: Dialect = Dialect {
@@ -58,9 +89,6 @@ const DIALECT: Dialect = Dialect {
     day: "strftime('%Y-%m-%d', at / 1000000, 'unixepoch')",
     instant: |micros| micros.to_string(),
 };
-
-/// How long a statement waits for another process that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The file, opened when it is needed.
 pub(super) struct Sqlite {
@@ -81,18 +109,8 @@ impl Sqlite {
     /// Names the path and what to do.
     pub(super) fn open(data_dir: &Path) -> Result<Self> {
         let mut sqlite = Self { data_dir: data_dir.to_owned(), opened: None };
-        let give_up = Instant::now() + BUSY_TIMEOUT;
-        loop {
-            match sqlite.reopen() {
-                // SQLite answers "busy" at once where two switch a new file to the write-ahead
-                // log, whatever the timeout.
-                Err(Unusable::Schema(why)) if why.is_busy() && Instant::now() < give_up => {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                Err(why) => return Err(why.of(&path_in(data_dir))),
-                Ok(_) => return Ok(sqlite),
-            }
-        }
+        sqlite.reopen().map_err(|why| why.of(&path_in(data_dir)))?;
+        Ok(sqlite)
     }
 
     /// The file, opened where it is not.
@@ -102,7 +120,7 @@ impl Sqlite {
         self.opened.take_if(|(_, identity)| still_there(&path, *identity).is_err());
         if self.opened.is_none() {
             make_private(&self.data_dir, &path).map_err(Unusable::Private)?;
-            let connection = connect(&path)?;
+            let connection = SCHEMA.open(&path)?;
             let identity = Identity::of(&path).ok().flatten();
             self.opened = Some((connection, identity));
         }
@@ -134,30 +152,25 @@ impl Database for Sqlite {
                     ?17, ?18, ?19, ?20, ?21)
                  ON CONFLICT DO NOTHING",
             )?;
+            let mut before: Option<&Row<'_>> = None;
             for row in rows {
-                insert.execute(params![
-                    writer,
-                    row.sequence,
-                    row.at,
-                    row.took,
-                    row.call,
-                    row.attempt,
-                    row.cause,
-                    row.caller,
-                    row.team,
-                    row.operation,
-                    row.model,
-                    row.upstream,
-                    row.upstream_model,
-                    row.failure,
-                    row.input,
-                    row.cached_input,
-                    row.cache_write,
-                    row.output,
-                    row.reasoning,
-                    row.told,
-                    row.cost,
-                ])?;
+                // What was bound stays bound, and most of a row is as it was in the one before.
+                macro_rules! bind {
+                    ($($parameter:literal $field:ident),*) => {$(
+                        if before.is_none_or(|before| before.$field != row.$field) {
+                            insert.raw_bind_parameter($parameter, row.$field)?;
+                        }
+                    )*};
+                }
+                if before.is_none() {
+                    insert.raw_bind_parameter(1, writer)?;
+                }
+                bind!(2 sequence, 3 at, 4 took, 5 call, 6 attempt, 7 cause, 8 caller, 9 team);
+                bind!(10 operation, 11 model, 12 upstream, 13 upstream_model, 14 failure);
+                bind!(15 input, 16 cached_input, 17 cache_write, 18 output, 19 reasoning, 20 told);
+                bind!(21 cost);
+                insert.raw_execute()?;
+                before = Some(row);
             }
             drop(insert);
             change.commit()
@@ -167,8 +180,8 @@ impl Database for Sqlite {
     fn forget(&mut self, before: i64, most: u32) -> Result<u64, Trouble> {
         self.with(|connection| {
             let deleted = connection.execute(
-                "DELETE FROM tidegate_ledger WHERE (writer, sequence) IN
-                    (SELECT writer, sequence FROM tidegate_ledger WHERE at < ?1 LIMIT ?2)",
+                "DELETE FROM tidegate_ledger WHERE (at, writer, sequence) IN
+                    (SELECT at, writer, sequence FROM tidegate_ledger WHERE at < ?1 LIMIT ?2)",
                 params![before, most],
             )?;
             Ok(deleted as u64)
@@ -187,7 +200,7 @@ pub(super) fn usage(path: &Path, query: &UsageQuery) -> Result<Vec<UsageRow>> {
         return Err(Error::new(Kind::NotFound, Origin::Caller, message));
     }
     let read = || -> Result<_, Unusable> {
-        let connection = connect(path)?;
+        let connection = SCHEMA.open(path)?;
         let (sql, parameters) = query::statement(query, &DIALECT);
         let mut select = connection.prepare(&sql)?;
         let groups = query.group_by.len();
@@ -202,21 +215,6 @@ pub(super) fn usage(path: &Path, query: &UsageQuery) -> Result<Vec<UsageRow>> {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     };
     read().map_err(|why| why.of(path))
-}
-
-fn connect(path: &Path) -> Result<Connection, Unusable> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    SCHEMA.recognise(&connection)?;
-    // Only when it is not so yet: switching needs the file for oneself.
-    let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-    if mode != "wal" {
-        connection.pragma_update(None, "journal_mode", "wal")?;
-    }
-    connection.pragma_update(None, "synchronous", "full")?;
-    SCHEMA.migrate(&mut connection)?;
-    Ok(connection)
 }
 
 /// Why the file cannot be used.
@@ -238,43 +236,11 @@ impl From<rusqlite::Error> for Unusable {
     }
 }
 
-fn is_busy(cause: &rusqlite::Error) -> bool {
-    let code = cause.sqlite_error_code();
-    matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
-}
-
 impl Unusable {
     fn of(self, path: &Path) -> Error {
-        let path = path.display();
-        let internal = |message| Error::new(Kind::Internal, Origin::Gateway, message);
-        let cause = match self {
-            Self::Schema(schema::Unusable::Foreign) => {
-                return internal(format!(
-                    "{path} is a database of another program: move it away, or choose another \
-                     data_dir"
-                ));
-            }
-            Self::Schema(schema::Unusable::Newer { found, known }) => {
-                return internal(format!(
-                    "{path} was written by a newer Tidegate (schema {found}, this one knows \
-                     {known}): use that version, or another data_dir"
-                ));
-            }
-            Self::Private(error) => return error,
-            Self::Schema(schema::Unusable::Sqlite(cause)) => cause,
-        };
-        let what = match cause.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => "is not a SQLite database: move it away",
-            Some(ErrorCode::DatabaseCorrupt) => {
-                "is damaged: restore it from a backup, or move it away to begin a new one"
-            }
-            _ if is_busy(&cause) => "is locked by another process for more than 5 s",
-            Some(ErrorCode::DiskFull) => "cannot grow: the disk is full",
-            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-                "cannot be written: check what it is and who may write it"
-            }
-            _ => return internal(format!("{path} cannot be used: {cause}")).caused_by(cause),
-        };
-        internal(format!("{path} {what}")).caused_by(cause)
+        match self {
+            Self::Schema(why) => why.into_error(path, "to begin a new one"),
+            Self::Private(error) => error,
+        }
     }
 }

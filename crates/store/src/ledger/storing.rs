@@ -23,11 +23,11 @@ use std::{
 };
 
 /// Most entries of one transaction.
-const BATCH: usize = 1_000;
+const BATCH: usize = 2_500;
 /// About as many bytes: so many are not waited beyond.
-const BATCH_BYTES: u64 = 128 << 10;
+const BATCH_BYTES: u64 = 512 << 10;
 /// Shortest time between two transactions that are not full.
-const INTERVAL: Duration = Duration::from_millis(250);
+const INTERVAL: Duration = Duration::from_millis(500);
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often old entries are looked for, and how many are deleted at once.
@@ -113,7 +113,7 @@ impl Storing<'_> {
             if let Some(segment) = state.segments.iter().find(|segment| segment.left() > 0) {
                 let (left, sealed) = (segment.left(), segment.sealed);
                 let pause = match self.last {
-                    Some(last) if left < BATCH_BYTES && !sealed && !hurried(&state) => {
+                    Some(last) if left < BATCH_BYTES && !sealed && !state.hurried() => {
                         INTERVAL.saturating_sub(last.elapsed())
                     }
                     _ => Duration::ZERO,
@@ -121,7 +121,9 @@ impl Storing<'_> {
                 if pause.is_zero() {
                     return Some(Next::Store(segment.clone()));
                 }
+                state.store_sleeps = Some(BATCH_BYTES);
                 shared.journaled.wait_for(&mut state, pause);
+                state.store_sleeps = None;
                 continue;
             }
             if state.journal_fails && !state.waiting.is_empty() {
@@ -131,11 +133,15 @@ impl Storing<'_> {
             if state.stopping && state.journal_done {
                 return None;
             }
+            if self.forget_at.is_some_and(|at| at <= Instant::now()) && !state.stopping {
+                return Some(Next::Forget);
+            }
+            state.store_sleeps = Some(1);
             match self.forget_at {
-                Some(at) if at <= Instant::now() && !state.stopping => return Some(Next::Forget),
                 Some(at) => drop(shared.journaled.wait_until(&mut state, at)),
                 None => shared.journaled.wait(&mut state),
             }
+            state.store_sleeps = None;
         }
     }
 
@@ -294,11 +300,6 @@ impl Storing<'_> {
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
         shared.journaled.wait_while_for(&mut state, |state| !state.stopping, wait);
     }
-}
-
-/// Whether somebody waits for everything to be stored.
-const fn hurried(state: &State) -> bool {
-    state.stopping || state.flushing > 0
 }
 
 /// A batch of what waits in memory.

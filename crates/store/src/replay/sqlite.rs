@@ -13,7 +13,7 @@ use super::{
     owner::Owner,
     table::{Table, Trouble},
 };
-use crate::{schema::Unusable, sqlite::make_private};
+use crate::sqlite::make_private;
 use parking_lot::{Condvar, Mutex};
 use std::{
     path::{Path, PathBuf},
@@ -291,21 +291,11 @@ impl Drop for Closing<'_> {
 }
 
 fn unusable(path: &Path, trouble: Trouble) -> Error {
-    let path = path.display();
     match trouble {
         Trouble::Refused(error) => error,
-        Trouble::File(Unusable::Foreign) => internal(format!(
-            "{path} is a database of another program: move it away, or choose another data_dir"
-        )),
-        Trouble::File(Unusable::Newer { found, known }) => internal(format!(
-            "{path} was written by a newer Tidegate (schema {found}, this one knows {known}): use \
-             that version, or move it away"
-        )),
-        Trouble::File(Unusable::Sqlite(cause)) => internal(format!(
-            "{path} cannot be used ({cause}): check the disk and who may write it, or move it away \
-             (repeats of earlier requests are then carried out again)"
-        ))
-        .caused_by(cause),
+        Trouble::File(why) => {
+            why.into_error(path, "(repeats of earlier requests are then carried out again)")
+        }
     }
 }
 

@@ -1,7 +1,5 @@
-//! The file itself: for our eyes only, still the one that was opened, and what is wrong with it.
+//! The file itself: for our eyes only, and still the one that was opened.
 
-use crate::schema::Unusable;
-use rusqlite::ErrorCode;
 use std::{fs, io, path::Path};
 use tidegate_core::{Error, Kind, Origin, Result};
 
@@ -85,13 +83,11 @@ pub(crate) fn make_private(data_dir: &Path, path: &Path) -> Result<()> {
 }
 
 fn not_writable(path: &Path, cause: io::Error) -> Error {
-    internal(
-        format!(
-            "cannot write {} ({cause}): choose a data_dir that this user may write",
-            path.display()
-        ),
-        cause,
-    )
+    let message = format!(
+        "cannot write {} ({cause}): choose a data_dir that this user may write",
+        path.display()
+    );
+    Error::new(Kind::Internal, Origin::Gateway, message).caused_by(cause)
 }
 
 /// Of a row that a person must mend.
@@ -101,47 +97,4 @@ pub(super) fn unreadable(path: &Path, why: &str) -> Error {
         path.display()
     );
     Error::new(Kind::Internal, Origin::Gateway, message)
-}
-
-pub(super) fn unusable(path: &Path, cause: Unusable) -> Error {
-    let path = path.display();
-    match cause {
-        Unusable::Foreign => Error::new(
-            Kind::Internal,
-            Origin::Gateway,
-            format!("{path} is a database of another program: choose another data_dir"),
-        ),
-        Unusable::Newer { found, known } => Error::new(
-            Kind::Internal,
-            Origin::Gateway,
-            format!(
-                "{path} was written by a newer Tidegate (schema {found}, this one knows {known}): \
-                 use that version, or another data_dir"
-            ),
-        ),
-        Unusable::Sqlite(cause) => {
-            let what = match cause.sqlite_error_code() {
-                Some(ErrorCode::NotADatabase) => {
-                    "is not a SQLite database: choose another data_dir, or move the file away"
-                }
-                Some(ErrorCode::DatabaseCorrupt) => {
-                    "is damaged: restore it from a backup, or move it away and make new keys"
-                }
-                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                    "is locked by another process for more than 5 s: find it and try again"
-                }
-                Some(ErrorCode::DiskFull) => "cannot grow: the disk is full",
-                Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-                    "cannot be written: check what it is and who may write it, or choose another \
-                     data_dir"
-                }
-                _ => return internal(format!("{path} cannot be used: {cause}"), cause),
-            };
-            internal(format!("{path} {what}"), cause)
-        }
-    }
-}
-
-fn internal(message: String, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(Kind::Internal, Origin::Gateway, message).caused_by(cause)
 }

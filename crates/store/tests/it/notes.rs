@@ -172,6 +172,23 @@ async fn what_is_stored_past_a_journal_that_fails_gives_its_slot_back() {
     assert!(all.iter().all(Option::is_some), "there are 64 of them: the first is free again");
 }
 
+/// Makes a ledger what the first version made, with what is in it.
+const FIRST_SQLITE: &str = "
+    ALTER TABLE tidegate_ledger RENAME TO today;
+    CREATE TABLE tidegate_ledger (
+        writer INTEGER NOT NULL, sequence INTEGER NOT NULL, at INTEGER NOT NULL,
+        took INTEGER NOT NULL, call TEXT NOT NULL, attempt INTEGER NOT NULL, cause TEXT NOT NULL,
+        caller TEXT NOT NULL, team TEXT, operation TEXT NOT NULL, model TEXT NOT NULL,
+        upstream TEXT NOT NULL, upstream_model TEXT NOT NULL, failure TEXT, input INTEGER NOT NULL,
+        cached_input INTEGER NOT NULL, output INTEGER NOT NULL, reasoning INTEGER NOT NULL,
+        told INTEGER NOT NULL, cost INTEGER, PRIMARY KEY (writer, sequence)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tidegate_ledger_at ON tidegate_ledger (at);
+    INSERT INTO tidegate_ledger SELECT writer, sequence, at, took, call, attempt, cause, caller,
+        team, operation, model, upstream, upstream_model, failure, input, cached_input, output,
+        reasoning, told, cost FROM today;
+    DROP TABLE today";
+
 #[tokio::test]
 async fn an_older_ledger_is_brought_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
@@ -185,7 +202,7 @@ async fn an_older_ledger_is_brought_up_to_date() {
     };
     assert_eq!(is_up_to_date(&Database::Sqlite).await, (1, 4));
     let older = Connection::open(dir.path().join("ledger.sqlite")).unwrap();
-    older.execute_batch("ALTER TABLE tidegate_ledger DROP COLUMN cache_write").unwrap();
+    older.execute_batch(FIRST_SQLITE).unwrap();
     older.pragma_update(None, "user_version", 1).unwrap();
     drop(older);
     assert_eq!(is_up_to_date(&Database::Sqlite).await, (2, 4));

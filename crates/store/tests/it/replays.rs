@@ -345,26 +345,26 @@ async fn a_deleted_write_ahead_log_let_a_request_be_carried_out_twice() {
 
 #[test]
 fn what_is_no_file_of_ours_is_refused() {
-    let spoil: [fn(&Path); 3] = [
-        |path| fs::write(path, "no database, ".repeat(100)).unwrap(),
-        |path| {
+    let spoilt: [(&str, fn(&Path)); 3] = [
+        ("not a SQLite database", |path| fs::write(path, "no database, ".repeat(100)).unwrap()),
+        ("of another program", |path| {
             let other = rusqlite::Connection::open(path).unwrap();
             other.execute_batch("CREATE TABLE bookmarks (url TEXT)").unwrap();
-        },
-        |path| {
+        }),
+        ("newer Tidegate (schema 99", |path| {
             let newer = rusqlite::Connection::open(path).unwrap();
             newer.pragma_update(None, "application_id", 0x5447_494b).unwrap();
             newer.pragma_update(None, "user_version", 99).unwrap();
-        },
+        }),
     ];
-    for spoil in spoil {
+    for (words, spoil) in spoilt {
         let dir = tempfile::tempdir().unwrap();
         let path = Sqlite::path_in(dir.path());
         spoil(&path);
         let Err(error) = Sqlite::open(dir.path(), Options::default()) else { panic!("opened") };
         assert_eq!(error.kind(), Kind::Internal);
         assert!(error.message().contains(&*path.to_string_lossy()), "{error}");
-        assert!(error.message().contains("move it away"), "{error}");
+        assert!(error.message().contains(words), "{error}");
     }
 }
 
