@@ -1,6 +1,6 @@
 //! One line of the access log, for machines and for eyes.
 
-use serde::Serialize;
+use super::object::Object;
 use std::{
     borrow::Cow,
     time::{Duration, SystemTime},
@@ -9,8 +9,7 @@ use tidegate_core::{Error, Front, Kind, Money, Origin, redact};
 use tidegate_engine::{Outcome, Record};
 use tidegate_http::Refused;
 
-/// The line of a call, in the order it is written. What is not known is left out.
-#[derive(Serialize)]
+/// The line of a call. What is not known is left out.
 pub(super) struct Line<'a> {
     time: String,
     request_id: &'a str,
@@ -20,28 +19,19 @@ pub(super) struct Line<'a> {
     /// As the caller wrote it, which may be a key put into the wrong field.
     model: Cow<'a, str>,
     stream: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     upstream_model: Option<&'a str>,
     status: u16,
     class: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     attempts: u32,
     duration_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     ttft_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     input_tokens: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     cached_input_tokens: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     output_tokens: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_tokens: Option<u64>,
     /// Of all attempts; left out when a price is unknown.
-    #[serde(skip_serializing_if = "Option::is_none")]
     cost_usd: Option<f64>,
 }
 
@@ -74,7 +64,28 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn json(&self, into: &mut Vec<u8>) {
-        write_json(self, into);
+        let mut line = Object::open(into);
+        line.text("time", &self.time);
+        line.text("request_id", self.request_id);
+        line.text("front", self.front);
+        line.text("caller", self.caller);
+        line.text("operation", self.operation);
+        line.text("model", &self.model);
+        line.value("stream", self.stream);
+        self.upstream.inspect(|upstream| line.text("upstream", upstream));
+        self.upstream_model.inspect(|model| line.text("upstream_model", model));
+        line.value("status", self.status);
+        line.text("class", self.class);
+        self.code.inspect(|code| line.text("code", code));
+        line.value("attempts", self.attempts);
+        line.value("duration_ms", self.duration_ms);
+        self.ttft_ms.inspect(|millis| line.value("ttft_ms", millis));
+        self.input_tokens.inspect(|tokens| line.value("input_tokens", tokens));
+        self.cached_input_tokens.inspect(|tokens| line.value("cached_input_tokens", tokens));
+        self.output_tokens.inspect(|tokens| line.value("output_tokens", tokens));
+        self.reasoning_tokens.inspect(|tokens| line.value("reasoning_tokens", tokens));
+        self.cost_usd.inspect(|cost| line.value("cost_usd", cost));
+        line.close();
     }
 
     /// For eyes: `12:03:04 200 chat -> vllm 1.24 s (first 0.31 s) 12+345 tokens`.
@@ -101,14 +112,12 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The line of a request that never became a call, in the order it is written.
-#[derive(Serialize)]
+/// The line of a request that never became a call.
 pub(super) struct RefusedLine<'a> {
     time: String,
     request_id: &'a str,
     front: &'static str,
     /// Left out where the key was not good, or not looked at.
-    #[serde(skip_serializing_if = "Option::is_none")]
     caller: Option<&'a str>,
     method: &'a str,
     path: &'a str,
@@ -137,7 +146,19 @@ impl<'a> RefusedLine<'a> {
     }
 
     pub(super) fn json(&self, into: &mut Vec<u8>) {
-        write_json(self, into);
+        let mut line = Object::open(into);
+        line.text("time", &self.time);
+        line.text("request_id", self.request_id);
+        line.text("front", self.front);
+        self.caller.inspect(|caller| line.text("caller", caller));
+        line.text("method", self.method);
+        line.text("path", self.path);
+        line.value("status", self.status);
+        line.text("class", self.class);
+        line.text("code", self.code);
+        line.value("attempts", self.attempts);
+        line.value("duration_ms", self.duration_ms);
+        line.close();
     }
 
     /// For eyes: `12:03:04 401 POST /v1/embeddings 0 ms invalid_api_key (caller)`.
@@ -146,11 +167,6 @@ impl<'a> RefusedLine<'a> {
         let (time, took) = (clock(&self.time), seconds(self.duration_ms));
         write_plain(&format!("{time} {status} {method} {path} {took} {code} ({class})"), into);
     }
-}
-
-fn write_json(line: &impl Serialize, into: &mut Vec<u8>) {
-    serde_json::to_writer(&mut *into, line).expect("strings and numbers serialize");
-    into.push(b'\n');
 }
 
 /// Callers choose names and paths: no escape sequence of theirs reaches the terminal.
@@ -234,7 +250,7 @@ pub(super) mod tests {
         String::from_utf8(text).unwrap()
     }
 
-    fn pretty(record: &Record) -> String {
+    pub(super) fn pretty(record: &Record) -> String {
         let mut text = Vec::new();
         Line::of(record).pretty(&mut text);
         String::from_utf8(text).unwrap()
