@@ -12,7 +12,7 @@ use crate::{
 };
 use futures_util::future::{Either, select};
 use parking_lot::Mutex;
-use std::{pin::pin, time::Duration};
+use std::pin::{Pin, pin};
 use tidegate_core::{Call, Cause, Reply, Result};
 use tidegate_policy::hedge::{Health, Hedge};
 use tokio::time::timeout;
@@ -37,14 +37,17 @@ pub(crate) async fn first_attempt<'r>(
         Err(refused) => return (Err(refused), target),
     };
     let (started, clocks) = (permit.sent(), tries.clocks);
-    let first = pin!(target.send(call, &clocks, permit, account));
+    let mut first = pin!(target.send(call, &clocks, permit, account));
     // Asked only now: a call that a gate refuses comes by again at another's, and earns once.
     let after = hedge.lock().first_attempt();
-    let raced = match after {
-        Some(after) => {
-            race(call, route, hedge, target, after, first, tries, settlement, roll).await
-        }
-        None => (first.await, target),
+    let in_time = match after {
+        Some(after) => timeout(after, &mut first).await.ok(),
+        None => Some(first.as_mut().await),
+    };
+    let raced = match in_time {
+        Some(result) => (result, target),
+        // Boxed: few calls get here, and all would carry the room for it.
+        None => Box::pin(race(call, route, hedge, target, first, tries, settlement, roll)).await,
     };
     settlement.attempt_ended(started);
     if raced.0.is_ok() {
@@ -59,15 +62,11 @@ async fn race<'r, F: Future<Output = Result<Reply>>>(
     route: &'r Route,
     hedge: &Mutex<Hedge>,
     target: &'r Target,
-    after: Duration,
-    mut first: std::pin::Pin<&mut F>,
+    first: Pin<&mut F>,
     tries: &mut Tries,
     settlement: &mut Settlement,
     roll: impl Fn() -> f64,
 ) -> (Result<Reply>, &'r Target) {
-    if let Ok(result) = timeout(after, &mut first).await {
-        return (result, target);
-    }
     let second = second(call, route, hedge, target, tries, settlement, roll);
     let Some((other, permit, account)) = second else {
         return (first.await, target);

@@ -19,7 +19,7 @@ use tidegate_core::{
 };
 
 /// Where the record of each ended call goes. Called on the hot path: must not block.
-pub type Records = Arc<dyn Fn(Record) + Send + Sync>;
+pub type Records = Arc<dyn Fn(Box<Record>) + Send + Sync>;
 
 /// What became of one call. No prompt, no answer, no key.
 #[derive(Clone, Debug)]
@@ -199,7 +199,7 @@ impl Settlement {
     }
 
     /// Corrects what the call reserved of limits to what it used; heard once.
-    fn settle_limits(&mut self) {
+    fn settle_limits(&mut self, now: Instant) {
         if self.lease.as_ref().is_none_or(|lease| lease.limits.is_none()) {
             return;
         }
@@ -212,7 +212,7 @@ impl Settlement {
         let reserved = hold.reserved();
         let used =
             Amount { tokens: used.unwrap_or(reserved.tokens), cost: cost.unwrap_or(reserved.cost) };
-        hold.settle(used, now());
+        hold.settle(used, now);
     }
 
     /// The call failed with `error`.
@@ -229,16 +229,17 @@ impl Settlement {
 
     /// The call is answered: the settlement rides on the reply's body until its last byte.
     pub(crate) fn ride(mut self, mut reply: Reply) -> Reply {
-        self.first_chunk = Some(self.started.elapsed_on_the_runtime());
+        let now = now();
+        self.first_chunk = Some(now.saturating_duration_since(self.started));
         self.usage = reply.usage;
         self.meter = reply.meter.clone();
         self.is_stream = reply.content_type == ContentType::EventStream;
         if reply.usage.is_some() && reply.body.as_whole().is_some() {
             // Before the caller is told what is left.
-            self.settle_limits();
+            self.settle_limits(now);
         }
         if let Some(limits) = self.lease.as_ref().and_then(|lease| lease.limits.as_ref()) {
-            self.served.tenant = limits.told(now());
+            self.served.tenant = limits.told(now);
         }
         reply.served = self.served.clone();
         if reply.body.as_whole().is_some() {
@@ -253,8 +254,8 @@ impl Settlement {
 
 impl Drop for Settlement {
     fn drop(&mut self) {
-        let usage = self.usage();
-        self.settle_limits();
+        let (usage, now) = (self.usage(), now());
+        self.settle_limits(now);
         let (Some(mut record), Some(records)) = (self.record.take(), &self.records) else { return };
         if self.served.attempts > 0 {
             record.upstream = Some(self.served.upstream.clone());
@@ -269,8 +270,8 @@ impl Drop for Settlement {
         // The body has let go of its attempt: every account is closed.
         record.cost = self.page.cost();
         record.first_chunk = self.first_chunk;
-        record.duration = self.started.elapsed_on_the_runtime();
-        records(*record);
+        record.duration = now.saturating_duration_since(self.started);
+        records(record);
     }
 }
 
@@ -293,15 +294,5 @@ impl Stream for Settling {
             _ => {}
         }
         next
-    }
-}
-
-trait ElapsedOnTheRuntime {
-    fn elapsed_on_the_runtime(&self) -> Duration;
-}
-
-impl ElapsedOnTheRuntime for Instant {
-    fn elapsed_on_the_runtime(&self) -> Duration {
-        now().saturating_duration_since(*self)
     }
 }

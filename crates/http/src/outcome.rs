@@ -161,7 +161,7 @@ fn write_reply(
     if let Ok(upstream) = HeaderValue::from_str(upstream) {
         headers.insert(UPSTREAM, upstream);
     }
-    headers.insert(ATTEMPTS, (*attempts).into());
+    headers.insert(ATTEMPTS, count((*attempts).into()));
     headers.insert(OVERHEAD_MS, millis(took.saturating_sub(*upstream_time)));
     write_limits(tenant, headers);
     let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
@@ -260,7 +260,7 @@ fn write_error(error: &Error, has_credential: bool, headers: &mut HeaderMap) -> 
         headers.insert(UPSTREAM, upstream);
     }
     if error.attempts() > 0 {
-        headers.insert(ATTEMPTS, error.attempts().into());
+        headers.insert(ATTEMPTS, count(error.attempts().into()));
     }
     retry::write_error(error, status, headers);
     write_limits(&error.tenant_limits(), headers);
@@ -296,19 +296,25 @@ const fn error_type(errors: ErrorForm) -> HeaderValue {
 /// The tenant's own limits; what an upstream said of ours is nobody else's business.
 fn write_limits(limits: &RateLimits, headers: &mut HeaderMap) {
     let mut write = |allowance: &Allowance, [limit, remaining, reset]: [HeaderName; 3]| {
-        if let Some(value) = allowance.limit {
-            headers.insert(limit, value.into());
+        if let Some(units) = allowance.limit {
+            headers.insert(limit, count(units));
         }
-        if let Some(value) = allowance.remaining {
-            headers.insert(remaining, value.into());
+        if let Some(units) = allowance.remaining {
+            headers.insert(remaining, count(units));
         }
         let reset_in = allowance.reset.map(rate_limits::show_reset);
-        if let Some(Ok(value)) = reset_in.map(HeaderValue::try_from) {
+        if let Some(Ok(value)) = reset_in.as_deref().map(HeaderValue::from_str) {
             headers.insert(reset, value);
         }
     };
     write(&limits.requests, [LIMIT_REQUESTS, REMAINING_REQUESTS, RESET_REQUESTS]);
     write(&limits.tokens, [LIMIT_TOKENS, REMAINING_TOKENS, RESET_TOKENS]);
+}
+
+/// A number. The library's own conversion allocates twice.
+fn count(number: u64) -> HeaderValue {
+    let digits = HeaderValue::from_str(itoa::Buffer::new().format(number));
+    digits.expect("digits are a valid header value")
 }
 
 /// Milliseconds with three decimals.

@@ -100,6 +100,10 @@ async fn refusal(status: u16, headers: &HeaderMap, source: &mut Source, sent: &S
 }
 
 fn limits(headers: &HeaderMap) -> RateLimits {
+    // Six names are looked up only where there is one of them.
+    if !headers.keys().any(|name| name.as_str().starts_with(rate_limits::PREFIX)) {
+        return RateLimits::default();
+    }
     rate_limits::read(|name| text(headers, name))
 }
 

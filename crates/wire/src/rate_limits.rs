@@ -1,7 +1,10 @@
 //! `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`: reading an upstream's, writing ours.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 use tidegate_core::{Allowance, RateLimits};
+
+/// What the names of all these headers begin with.
+pub const PREFIX: &str = "x-ratelimit-";
 
 /// Reads what an answer says of its upstream's limits; what it does not say stays `None`.
 ///
@@ -23,23 +26,30 @@ pub fn read<'h>(header: impl Fn(&str) -> Option<&'h str>) -> RateLimits {
 
 /// Writes a reset as OpenAI does: `0s`, `12ms`, `1.5s`, `6m0s`, `1h0m0s`.
 pub fn show_reset(reset: Duration) -> String {
-    let millis = reset.as_millis();
-    if (1..1_000).contains(&millis) {
-        return format!("{millis}ms");
-    }
-    let (total, fraction) = (millis / 1_000, millis % 1_000);
-    let (hours, minutes, seconds) = (total / 3_600, total / 60 % 60, total % 60);
+    let (total, millis) = (reset.as_secs(), reset.subsec_millis());
     let mut shown = String::with_capacity(16);
+    let mut say = |number: u64, unit: &str| {
+        shown.push_str(itoa::Buffer::new().format(number));
+        shown.push_str(unit);
+    };
+    if total == 0 && millis > 0 {
+        say(millis.into(), "ms");
+        return shown;
+    }
+    let (hours, minutes, seconds) = (total / 3_600, total / 60 % 60, total % 60);
     if hours > 0 {
-        let _ = write!(shown, "{hours}h");
+        say(hours, "h");
     }
     if total >= 60 {
-        let _ = write!(shown, "{minutes}m");
+        say(minutes, "m");
     }
-    let _ = write!(shown, "{seconds}");
-    if fraction > 0 {
-        let _ = write!(shown, ".{}", format!("{fraction:03}").trim_end_matches('0'));
+    if millis == 0 {
+        say(seconds, "s");
+        return shown;
     }
+    say(seconds, ".");
+    let fraction = format!("{millis:03}");
+    shown.push_str(fraction.trim_end_matches('0'));
     shown.push('s');
     shown
 }

@@ -28,7 +28,7 @@ struct Seen {
 
 impl Callers {
     /// The party of the caller `id`, which goes by `rule` from now on.
-    pub(super) fn party(&self, id: &Arc<str>, rule: Rule, now: Instant) -> Result<Arc<Party>> {
+    pub(super) fn party(&self, id: &Arc<str>, rule: &Rule, now: Instant) -> Result<Arc<Party>> {
         let known = self.0.lock().parties.get(id).cloned();
         if let Some(party) = known {
             party.follow(rule, now);
@@ -43,7 +43,7 @@ impl Callers {
             return Err(Error::new(Kind::Overloaded, Origin::Gateway, message)
                 .with_retry_after(Some(SLOT_AGAIN)));
         }
-        let fresh = || Arc::new(Party::new(Scope::Caller, id.clone(), rule));
+        let fresh = || Arc::new(Party::new(Scope::Caller, id.clone(), *rule));
         Ok(seen.parties.entry(id.clone()).or_insert_with(fresh).clone())
     }
 
@@ -74,7 +74,7 @@ mod tests {
         let limits = Limits { requests_per_minute: Some(60), ..Limits::default() };
         let rule = Rule { limits, ..Rule::default() };
         let (callers, start) = (Callers::default(), Instant::now());
-        let party = |n: usize, now| callers.party(&n.to_string().into(), rule, now);
+        let party = |n: usize, now| callers.party(&n.to_string().into(), &rule, now);
         let busy = party(0, start).unwrap();
         for n in 1..MAX_REMEMBERED {
             party(n, start).unwrap();
@@ -90,12 +90,12 @@ mod tests {
         let rule = Rule { limits, ..Rule::default() };
         let (callers, now) = (Callers::default(), Instant::now());
         for n in 0..MAX_REMEMBERED {
-            let party = callers.party(&n.to_string().into(), rule, now).unwrap();
+            let party = callers.party(&n.to_string().into(), &rule, now).unwrap();
             party.lock().take(Default::default(), now);
         }
-        let refused = callers.party(&"new".into(), rule, now).err().unwrap();
+        let refused = callers.party(&"new".into(), &rule, now).err().unwrap();
         assert_eq!(refused.kind(), Kind::Overloaded);
         assert!(refused.retry_after().is_some());
-        callers.party(&"7".into(), rule, now).unwrap();
+        callers.party(&"7".into(), &rule, now).unwrap();
     }
 }

@@ -77,7 +77,7 @@ impl Table {
         let tenant = &*call.tenant;
         let rule = self.options.of_caller(tenant);
         let limited = rule.limits != Limits::default();
-        let caller = limited.then(|| self.callers.party(&tenant.id, rule, now)).transpose()?;
+        let caller = limited.then(|| self.callers.party(&tenant.id, &rule, now)).transpose()?;
         let team = tenant.team.as_ref().and_then(|team| self.teams.get(team)).cloned();
         let model = self.models.get(&call.model).cloned();
         Hold::take([caller, team, model], needs, now)

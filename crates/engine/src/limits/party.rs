@@ -77,10 +77,10 @@ impl Party {
     }
 
     /// Goes by `rule` from now on.
-    pub(super) fn follow(&self, rule: Rule, now: Instant) {
+    pub(super) fn follow(&self, rule: &Rule, now: Instant) {
         let mut state = self.lock();
-        if state.rule != rule {
-            state.change(rule, now);
+        if state.rule != *rule {
+            state.change(*rule, now);
         }
     }
 

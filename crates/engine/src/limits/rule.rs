@@ -1,6 +1,6 @@
 //! What is limited, for whom, and how it is counted.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 use tidegate_core::{Limits, Tenant};
 use tidegate_policy::rate_limit::{Algorithm, Limiter, Rate};
 
@@ -42,11 +42,11 @@ impl Default for Rule {
 impl Options {
     /// What holds for a caller: what is written for its id, else its key's own limits, counted
     /// as the default's, else the default.
-    pub(super) fn of_caller(&self, tenant: &Tenant) -> Rule {
+    pub(super) fn of_caller(&self, tenant: &Tenant) -> Cow<'_, Rule> {
         match (self.callers.get(&tenant.id), tenant.limits) {
-            (Some(rule), _) => *rule,
-            (None, Some(limits)) => Rule { limits, ..self.default },
-            (None, None) => self.default,
+            (Some(rule), _) => Cow::Borrowed(rule),
+            (None, Some(limits)) => Cow::Owned(Rule { limits, ..self.default }),
+            (None, None) => Cow::Borrowed(&self.default),
         }
     }
 }
@@ -111,7 +111,7 @@ mod tests {
         let options = Options { default: rule(rpm(3)), callers, ..Options::default() };
         let of = |id: &str, limits| {
             let tenant = Tenant { id: id.into(), limits, ..Tenant::local() };
-            options.of_caller(&tenant)
+            options.of_caller(&tenant).into_owned()
         };
         let found = [("ann", Some(rpm(2))), ("bob", Some(rpm(2))), ("bob", None)]
             .map(|(id, limits)| of(id, limits));

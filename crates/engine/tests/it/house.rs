@@ -112,7 +112,7 @@ impl House {
                 breaker: breaker::Options { failures: 0, ..breaker::Options::default() },
                 queue: queue::Options::default(),
             },
-            records: Some(Arc::new(move |record| sink.lock().unwrap().push(record))),
+            records: Some(Arc::new(move |record| sink.lock().unwrap().push(*record))),
             seed: 7,
         };
         Self { trace, parts, records }

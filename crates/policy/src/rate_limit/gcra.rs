@@ -19,25 +19,27 @@ use tidegate_core::Allowance;
 #[derive(Clone, Debug)]
 pub struct Bucket {
     rate: Rate,
+    /// Time in which the whole burst comes to pass.
+    depth: Duration,
     /// When the bucket is full again, had nothing more arrived.
     tat: Option<Instant>,
 }
 
 impl Bucket {
     /// A full bucket.
-    pub const fn new(rate: Rate) -> Self {
-        Self { rate, tat: None }
+    pub fn new(rate: Rate) -> Self {
+        Self { depth: rate.cost(rate.burst), rate, tat: None }
     }
 
-    /// Takes `cost` units at `now`.
+    /// Takes `cost` units at `now`; how long until the bucket is full again.
     ///
     /// # Errors
     ///
     /// [`Refused`] when they are not there; nothing is taken then.
-    pub fn take(&mut self, now: Instant, cost: u64) -> Result<(), Refused> {
+    pub fn take(&mut self, now: Instant, cost: u64) -> Result<Duration, Refused> {
         let after = self.after(now, cost)?;
         self.tat = Some(later(now, after));
-        Ok(())
+        Ok(after)
     }
 
     /// Whether [`Bucket::take`] would let `cost` units pass at `now`; takes nothing.
@@ -47,13 +49,12 @@ impl Bucket {
 
     /// How much is used once `cost` more units are taken, if they are there.
     fn after(&self, now: Instant, cost: u64) -> Result<Duration, Refused> {
-        let depth = self.rate.cost(self.rate.burst);
         let after = self.used(now).saturating_add(self.rate.cost(cost));
-        if after <= depth {
+        if after <= self.depth {
             return Ok(after);
         }
         let never = cost > self.rate.burst;
-        Err(Refused { retry_after: (!never).then(|| after - depth) })
+        Err(Refused { retry_after: (!never).then(|| after - self.depth) })
     }
 
     /// Corrects a reservation of `reserved` units to the `used` that were really needed.
@@ -74,7 +75,7 @@ impl Bucket {
     pub fn allowance(&self, now: Instant) -> Allowance {
         let used = self.used(now);
         let one = self.rate.cost(1).as_nanos().max(1);
-        let left = self.rate.cost(self.rate.burst).saturating_sub(used).as_nanos() / one;
+        let left = self.depth.saturating_sub(used).as_nanos() / one;
         Allowance {
             limit: Some(self.rate.limit),
             remaining: Some(u64::try_from(left).unwrap_or(u64::MAX).min(self.rate.burst)),
@@ -111,7 +112,7 @@ mod tests {
             match words[1] {
                 "take" => {
                     let got = match bucket.take(now, number(2)) {
-                        Ok(()) => "ok".to_owned(),
+                        Ok(_) => "ok".to_owned(),
                         Err(Refused { retry_after: None }) => "never".to_owned(),
                         Err(Refused { retry_after: Some(wait) }) => wait.as_millis().to_string(),
                     };

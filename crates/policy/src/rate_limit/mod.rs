@@ -140,7 +140,7 @@ impl Limiter {
     /// [`Refused`] when they are not there; nothing is taken then.
     pub fn take(&mut self, now: Instant, cost: u64) -> Result<Taken, Refused> {
         let counts = match &mut self.0 {
-            Rule::Bucket(rule) => rule.take(now, cost).map(|()| now + rule.used(now)),
+            Rule::Bucket(rule) => rule.take(now, cost).map(|used| later(now, used)),
             Rule::Leaky(rule) => rule.take(now, cost).map(|()| now + rule.left(now)),
             Rule::Fixed(rule) => rule.take(now, cost).map(|()| now + rule.left(now)),
             Rule::Sliding(rule) => rule.take(now, cost).map(|()| now),

@@ -67,7 +67,7 @@ fn open(seed: u64, watch: &Arc<Watch>) -> (Arc<Engine>, Vec<Arc<Scripted>>) {
         parts.ledger = Some(watch.books.clone());
         parts.prices = books::prices(plan);
         let watch = watch.clone();
-        parts.records = Some(Arc::new(move |record| watch.settled(record)));
+        parts.records = Some(Arc::new(move |record| watch.settled(*record)));
     });
     let engine = house.open().engine;
     watch.watches(&engine);
