@@ -13,121 +13,27 @@ gateway counts with what the simulator's own ledger says. The exit code is 1 whe
 import asyncio
 import collections
 import contextlib
-import json
 import os
-import shutil
 import signal
+import statistics
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.parse
+from itertools import pairwise
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import battery  # noqa: E402
-from rig import Failed, Gateway, Process, Sim, expect, get_json  # noqa: E402
+from postgres import Postgres  # noqa: E402
+from rig import Process, expect, get_json  # noqa: E402
+from stage import Answer, Stage, ask, cpu, price, load, post, start_load  # noqa: E402
 
 CHECKS = {}
 ALGORITHMS = ("token_bucket", "leaky_bucket", "fixed_window", "sliding_window")
-# USD per million tokens; 0.15 is 150,000 picodollars a token.
-INPUT, CACHED, OUTPUT = 0.15, 0.075, 0.60
 
 
 def check(function):
     CHECKS[function.__name__] = function
     return function
-
-
-class Stage:
-    """One gateway before one simulator; `config` comes after its upstream and model."""
-
-    def __init__(
-        self, rig, stack, config="", sim=(), env=None, upstream="", models=("sim-small",), log="off"
-    ):
-        self.rig = rig
-        self.sim = stack.enter_context(Sim(rig.binary, "--slots", 2000, *sim))
-        lines = [
-            "[upstreams.sim]",
-            f'base_url = "{self.sim.url}/v1"',
-            "max_concurrency = 2000",
-            upstream,
-        ]
-        for name in models:
-            # A machine that is busy with something else is no upstream that hangs.
-            patient = 'timeouts = { first_token = "60s" }'
-            lines += [f"[models.{name}]", 'targets = [{ upstream = "sim" }]', patient, file_price()]
-        lines.append(config)
-        self.directory = tempfile.mkdtemp(dir=rig.directory)
-        with environment(env or {}):
-            self.server = stack.enter_context(
-                Gateway(rig.binary, self.directory, "\n".join(lines), access_log=log)
-            )
-        self.admin = self.server.find(r"admin +(http://\S+)").group(1)
-        self.admin = self.admin.split("/admin")[0].rstrip("/")
-
-    def usage(self):
-        """Sums over the gateway's ledger, as far as it has been stored."""
-        row = get_json(f"{self.admin}/admin/usage")["data"]
-        return row[0] if row else collections.Counter()
-
-    def settled(self, attempts, within=20):
-        """The same, once so many attempts are in it; entries are stored behind the calls."""
-        until = time.monotonic() + within
-        while True:
-            with contextlib.suppress(Failed, OSError):
-                row = self.usage()
-                if row["attempts"] >= attempts:
-                    return row
-            if time.monotonic() > until:
-                return self.usage()
-            time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def environment(change):
-    before = {name: os.environ.get(name) for name in change}
-    os.environ.update(change)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-class Answer:
-    """Status, headers in lower case, body; `cut` when the caller hung up first."""
-
-    def __init__(self, head, body, cut=False):
-        status, *lines = head.decode("latin-1").split("\r\n")
-        self.status = int(status.split()[1]) if status else 0
-        self.headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
-        self.body, self.cut = body, cut
-
-
-async def post(server, body, headers="", cut_after=None):
-    """One call on a connection of its own; hangs up after `cut_after` events, where given."""
-    payload = json.dumps(body).encode()
-    reader, writer = await asyncio.open_connection(*server.address, limit=1 << 20)
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {server.key}\r\nConnection: close\r\n{headers}"
-        f"Content-Length: {len(payload)}\r\n\r\n"
-    )
-    try:
-        writer.write(head.encode() + payload)
-        said = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
-        if cut_after is None or b" 200 " not in said[:13]:
-            return Answer(said[:-4], await asyncio.wait_for(reader.read(-1), 60))
-        for _ in range(cut_after):
-            await asyncio.wait_for(reader.readuntil(b"data: "), 60)
-        return Answer(said[:-4], b"", cut=True)
-    finally:
-        writer.close()
-
-
-def ask(number, **fields):
-    message = {"role": "user", "content": f"Call number {number}, please."}
-    return {"model": "sim-small", "messages": [message], "min_tokens": 8, "max_tokens": 8, **fields}
 
 
 @check
@@ -274,12 +180,12 @@ async def leave(server, body, after):
 def budget(rig):
     """A budget of one dollar: hard, it is never overspent; soft, by what was in flight at most."""
     # A call of eight answer tokens at 5,000 dollars a million costs four cents.
-    price = "price = { input = 10.0, output = 5000.0 }"
+    dear = "price = { input = 10.0, output = 5000.0 }"
     for kind in ("hard", "soft"):
         with contextlib.ExitStack() as stack:
             stage = Stage(rig, stack, sim=("--ttft", "50ms"))
             with open(os.path.join(stage.directory, "tidegate.toml")) as file:
-                config = file.read().replace(file_price(), price)
+                config = file.read().replace(price(), dear)
             with open(os.path.join(stage.directory, "tidegate.toml"), "w") as file:
                 file.write(config)
             stage.server.terminate()
@@ -297,10 +203,6 @@ def budget(rig):
         rig.figure(f"{kind}: of the dollar used (at least {at_least:.2f})", spent, holds=spent >= at_least)
         rig.figure(f"{kind}: refused with 402", statuses[402], holds=statuses[402] > 0)
         rig.figure(f"{kind}: other answers", sum(statuses.values()) - statuses[200] - statuses[402], 0)
-
-
-def file_price():
-    return f"price = {{ input = {INPUT}, cached_input = {CACHED}, output = {OUTPUT} }}"
 
 
 def make_key(rig, directory, *flags):
@@ -369,125 +271,48 @@ def postgres(rig):
     rig.figure("rows missing or twice", abs(rows - ended), 0)
 
 
-class Bench(Process):
-    def report(self):
-        code = self.wait()
-        expect(code in (0, 3), f"bench ended with {code}:\n{self.said()}")
-        with open(self.path) as file:
-            return json.load(file)
-
-
-def start_load(rig, stage, seconds, rate=200):
-    path = rig.path(f"load-{time.monotonic_ns()}.json")
-    argv = [rig.binary, "bench", stage.server.url + "/v1", "--model", "sim-small", "--rate", rate]
-    argv += ["--duration", f"{seconds}s", "--warmup", "1s", "--json", path, "--quiet"]
-    bench = Bench([*argv, "--api-key-env", "OPENAI_API_KEY"], env={"OPENAI_API_KEY": stage.server.key})
-    bench.path = path
-    return bench
-
-
-def load(rig, stage, seconds, rate=200):
-    with start_load(rig, stage, seconds, rate) as bench:
-        return bench.report()
-
-
-class Postgres:
-    """A PostgreSQL of our own in a temporary directory, on a socket and a free port."""
-
-    def __init__(self, rig):
-        self.directory = tempfile.mkdtemp(prefix="pg-")
-        os.chmod(self.directory, 0o755)
-        self.user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        self.user = self.user if os.geteuid() == 0 else []
-        if self.user:
-            os.chown(self.directory, 65534, 65534)
-        self.data = os.path.join(self.directory, "data")
-        self.port = free_port()
-        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-        self.child = None
-
-    def __enter__(self):
-        self._run(binary("initdb"), "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync")
-        self.start()
-        return self
-
-    def _run(self, *argv):
-        done = subprocess.run([*self.user, *argv], capture_output=True, text=True, cwd=self.directory)
-        expect(done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}")
-
-    def start(self):
-        argv = [binary("postgres"), "-D", self.data, "-p", str(self.port), "-k", self.directory]
-        argv += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=50"]
-        self.child = Process([*self.user, *argv], cwd=self.directory)
-        self.child.find("ready to accept connections")
-
-    def signal(self, number):
-        """To the server and all of its sessions."""
-        pids = subprocess.run(["pgrep", "-P", str(self.child.pid)], capture_output=True, text=True)
-        for pid in [self.child.pid, *map(int, pids.stdout.split())]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    def kill(self):
-        self.signal(signal.SIGKILL)
-        self.child.wait()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.data, "postmaster.pid"))
-
-    def __exit__(self, *_):
-        self.signal(signal.SIGCONT)
-        self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def binary(name):
-    found = shutil.which(name)
-    if found:
-        return found
-    for root in sorted(os.listdir("/usr/lib/postgresql"), reverse=True):
-        path = f"/usr/lib/postgresql/{root}/bin/{name}"
-        if os.access(path, os.X_OK):
-            return path
-    raise Failed(f"{name} is not there; apt-get install postgresql")
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @check
 def overhead(rig):
-    """CPU per call with keys, limits, budgets, ledger and access log, beside the same without."""
-    seconds, costs = rig.size(20, 4), {}
-    full = (
+    """CPU per call with limits, ledger and access log, beside the same without them."""
+    # Both check keys: no configuration goes without.
+    limits = (
         "[limits.default]\nrequests_per_minute = 100000000\ntokens_per_minute = 100000000000\n"
         "concurrency = 100000\n"
     )
-    bare = "[ledger]\nenabled = false\n"
-    for turn in range(rig.size(3, 1)):
-        for name, config in (("bare", bare), ("full", full)):
-            with contextlib.ExitStack() as stack:
-                log = "off" if name == "bare" else rig.path("access.log")
-                stage = Stage(rig, stack, config, sim=("--ttft", "1ms"), log=log)
-                load(rig, stage, 1)
-                before = cpu(stage.server.pid), stage.sim.totals()["requests"]
-                load(rig, stage, seconds, rate=rig.size(2_500, 500))
-                used, calls = cpu(stage.server.pid) - before[0], stage.sim.totals()["requests"] - before[1]
-                costs.setdefault(name, []).append(used / calls * 1e6)
-    median = {name: sorted(values)[len(values) // 2] for name, values in costs.items()}
-    rig.figure("bare", median["bare"], unit="µs")
-    rig.figure("full", median["full"], unit="µs")
-    rig.figure("full / bare", median["full"] / median["bare"], rig.size(1.15, None))
+    no_ledger, sim = "[ledger]\nenabled = false\n", ("--ttft", "1ms")
+    # As a gateway lives, and as fast as it can: then it sleeps less, and all of a call is cheaper.
+    ways = {
+        "open loop": ({"rate": rig.size(2_500, 500)}, 1.15),
+        "closed loop": ({"rate": None, "concurrency": 32}, None),
+    }
+    with contextlib.ExitStack() as stack:
+        stages = [
+            Stage(rig, stack, no_ledger, sim),
+            Stage(rig, stack, limits, sim, log=rig.path("access.log")),
+        ]
+        for way, (how, bound) in ways.items():
+            bare, full = turns(rig, stages, how)
+            rig.figure(f"{way}: bare", statistics.median(bare), unit="µs")
+            rig.figure(f"{way}: full", statistics.median(full), unit="µs")
+            ratios = [one / other for one, other in zip(full, bare, strict=True)]
+            rig.figure(f"{way}: full / bare", statistics.median(ratios), rig.size(bound, None))
 
 
-def cpu(pid):
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def turns(rig, stages, how):
+    """CPU per call of each stage, in µs, turn by turn: one after the other, on the same machine.
+
+    A turn is counted until the stage's next one, with what is left to be stored after its load.
+    """
+    marks = [[] for _ in stages]
+    for turn in range(rig.size(13, 2)):
+        for number in range(len(stages))[:: -1 if turn % 2 else 1]:
+            stage = stages[number]
+            marks[number].append((cpu(stage.server.pid), stage.sim.totals()["requests"]))
+            load(rig, stage, rig.size(3, 1), **how)
+    return [
+        [(after[0] - before[0]) / (after[1] - before[1]) * 1e6 for before, after in pairwise(mark)]
+        for mark in marks
+    ]
 
 
 if __name__ == "__main__":

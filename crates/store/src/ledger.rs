@@ -1,7 +1,7 @@
 //! The ledger: every attempt, stored once, without a call ever waiting for it.
 //!
 //! ```text
-//! write --> memory --10 ms--> journal --250 ms--> SQLite or PostgreSQL
+//! write --> memory --10 ms--> journal --500 ms--> SQLite or PostgreSQL
 //!           (calls)    a thread of its own    another one
 //! ```
 //!
@@ -303,7 +303,7 @@ impl Books {
     }
 
     /// Sums over the entries `query` asks for, ordered by their groups. Entries of the last
-    /// tenths of a second may not be in them.
+    /// second may not be in them.
     ///
     /// # Errors
     ///
