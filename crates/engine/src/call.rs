@@ -116,11 +116,15 @@ impl Engine {
     ) -> Result<Reply> {
         let roll = || self.roll();
         loop {
-            let (attempted, target) = if tries.sent == 0 {
-                hedge::first_attempt(call, route, pick, tries, settlement, roll).await
-            } else {
-                let Pick { target, breakers } = pick;
-                (target.attempt(call, route, breakers, tries, settlement).await, target)
+            let Pick { target, breakers } = pick;
+            let (attempted, target) = match &route.hedge {
+                Some(hedge) if tries.sent == 0 => {
+                    let first =
+                        hedge::first_attempt(call, route, hedge, pick, tries, settlement, roll);
+                    // Boxed: few models are hedged, and every call would carry the room for it.
+                    Box::pin(first).await
+                }
+                _ => (target.attempt(call, route, breakers, tries, settlement).await, target),
             };
             let error = match attempted {
                 Ok(reply) => return Ok(reply),

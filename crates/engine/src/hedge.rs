@@ -22,16 +22,14 @@ use tokio::time::timeout;
 pub(crate) async fn first_attempt<'r>(
     call: &Call,
     route: &'r Route,
+    hedge: &Mutex<Hedge>,
     pick: Pick<'r>,
     tries: &mut Tries,
     settlement: &mut Settlement,
     roll: impl Fn() -> f64,
 ) -> (Result<Reply>, &'r Target) {
-    let target = pick.target;
-    let Some(hedge) = &route.hedge else {
-        return (target.attempt(call, route, pick.breakers, tries, settlement).await, target);
-    };
-    let entered = target.enter(call, route, pick.breakers, tries, settlement).await;
+    let Pick { target, breakers } = pick;
+    let entered = target.enter(call, route, breakers, tries, settlement).await;
     let (permit, account) = match entered {
         Ok(entered) => entered,
         Err(refused) => return (Err(refused), target),
@@ -46,8 +44,7 @@ pub(crate) async fn first_attempt<'r>(
     };
     let raced = match in_time {
         Some(result) => (result, target),
-        // Boxed: few calls get here, and all would carry the room for it.
-        None => Box::pin(race(call, route, hedge, target, first, tries, settlement, roll)).await,
+        None => race(call, route, hedge, target, first, tries, settlement, roll).await,
     };
     settlement.attempt_ended(started);
     if raced.0.is_ok() {

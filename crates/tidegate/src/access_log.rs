@@ -2,8 +2,8 @@
 //!
 //! *Why a thread:* a pipe that nobody reads, or a slow disk, must not hold up a call. The queue
 //! is bounded and drops the newest line when it is full; how many is said in the log itself once
-//! there is room. The thread gathers what arrives within 20 ms into one write, so that a busy
-//! gateway wakes it fifty times a second and not once per call.
+//! there is room. The thread gathers what arrives within 50 ms into one write, so that a busy
+//! gateway wakes it twenty times a second and not once per call.
 
 mod line;
 mod object;
@@ -28,7 +28,7 @@ use tidegate_http::{Refusals, Refused};
 /// Lines that may wait: at 10,000 calls/s nearly a second, in 3 MiB.
 const QUEUE: usize = 8192;
 /// How long the thread gathers lines before it writes them.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 /// Bytes after which gathered lines are written, however many wait.
 const BUFFER: usize = 64 << 10;
 
