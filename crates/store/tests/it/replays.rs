@@ -345,7 +345,8 @@ async fn a_deleted_write_ahead_log_let_a_request_be_carried_out_twice() {
 
 #[test]
 fn what_is_no_file_of_ours_is_refused() {
-    let spoilt: [(&str, fn(&Path)); 3] = [
+    type Spoil = fn(&Path);
+    let spoilt: [(&str, Spoil); 3] = [
         ("not a SQLite database", |path| fs::write(path, "no database, ".repeat(100)).unwrap()),
         ("of another program", |path| {
             let other = rusqlite::Connection::open(path).unwrap();
