@@ -24,8 +24,8 @@ from itertools import pairwise
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import battery  # noqa: E402
 from postgres import Postgres  # noqa: E402
-from rig import Process, expect, get_json  # noqa: E402
-from stage import Answer, Stage, ask, cpu, price, load, post, start_load  # noqa: E402
+from rig import Server, expect, get_json  # noqa: E402
+from stage import Answer, Stage, ask, cpu, load, post, price, start_load  # noqa: E402
 
 CHECKS = {}
 ALGORITHMS = ("token_bucket", "leaky_bucket", "fixed_window", "sliding_window")
@@ -212,7 +212,7 @@ def make_key(rig, directory, *flags):
     return done.stdout.split()[0]
 
 
-class Again(Process):
+class Again(Server):
     """The gateway once more on the state of a `Stage`."""
 
     def __init__(self, binary, directory):
@@ -220,9 +220,6 @@ class Again(Process):
         flags += ["--data-dir", os.path.join(directory, "data")]
         flags += ["--config", os.path.join(directory, "tidegate.toml")]
         super().__init__([binary, "serve", "--listen", "127.0.0.1:0", *flags], cwd=directory)
-        self.url = self.find(r"http://[\d.]+:\d+").group(0)
-        host, port = self.url.removeprefix("http://").split(":")
-        self.address = (host, int(port))
 
 
 def admin_of(server):
@@ -301,13 +298,12 @@ def overhead(rig):
 def turns(rig, stages, how):
     """CPU per call of each stage, in µs, turn by turn: one after the other, on the same machine.
 
-    A turn is counted until the stage's next one, with what is left to be stored after its load.
+    A turn lasts until the stage's next one: what its load leaves to be stored is part of it.
     """
     marks = [[] for _ in stages]
-    for turn in range(rig.size(13, 2)):
-        for number in range(len(stages))[:: -1 if turn % 2 else 1]:
-            stage = stages[number]
-            marks[number].append((cpu(stage.server.pid), stage.sim.totals()["requests"]))
+    for _ in range(rig.size(13, 2)):
+        for stage, mark in zip(stages, marks, strict=True):
+            mark.append((cpu(stage.server.pid), stage.sim.totals()["requests"]))
             load(rig, stage, rig.size(3, 1), **how)
     return [
         [(after[0] - before[0]) / (after[1] - before[1]) * 1e6 for before, after in pairwise(mark)]

@@ -43,6 +43,8 @@ pub trait Ledger: Send + Sync + 'static {
 pub struct Noted {
     /// What names its entry, among those of this process.
     pub sequence: u64,
+    /// When it was sent, as was noted: databases keep entries by it, so its entry has it too.
+    pub at: SystemTime,
     /// Where it is noted.
     pub slot: u32,
 }

@@ -25,7 +25,8 @@
 //! # Exactly once
 //!
 //! An entry is named by its writer, a number drawn at random by each process, and its place in
-//! that writer's sequence. Storing it again changes nothing, so everything in doubt is stored
+//! that writer's sequence (and by when it was sent, where that comes first in the table: whatever
+//! is stored under one name was sent at one moment). Storing it again changes nothing, so everything in doubt is stored
 //! again: a commit whose acknowledgement was lost, a journal whose process died. The call's id
 //! would not do: callers choose it, and may choose the same twice.
 //!
@@ -230,11 +231,11 @@ impl Ledger for Recorder {
     fn begin(&self, most: &Entry) -> Option<Noted> {
         let sequence = self.shared.next_sequence();
         let slot = self.shared.slots.put(sequence, most)?;
-        Some(Noted { sequence, slot })
+        Some(Noted { sequence, at: most.at, slot })
     }
 
     fn end(&self, noted: Noted, entry: Entry) {
-        self.take(noted.sequence, Some(noted.slot), entry);
+        self.take(noted.sequence, Some(noted.slot), Entry { at: noted.at, ..entry });
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {

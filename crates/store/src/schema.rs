@@ -121,7 +121,7 @@ impl Schema {
             connection.pragma_update(None, "journal_mode", "wal")?;
         }
         connection.pragma_update(None, "synchronous", "full")?;
-        self.migrate(&mut connection)?;
+        self.migrate(&mut connection, path)?;
         Ok(connection)
     }
 
@@ -143,12 +143,18 @@ impl Schema {
     }
 
     /// Takes the steps that are missing, all or none; another process may be doing the same.
-    fn migrate(&self, connection: &mut Connection) -> Result<(), Unusable> {
+    fn migrate(&self, connection: &mut Connection, path: &Path) -> Result<(), Unusable> {
         if version(connection)? == self.steps.len() as i64 {
             return Ok(());
         }
         let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = usize::try_from(version(&change)?).unwrap_or(usize::MAX);
+        if (1..self.steps.len()).contains(&done) {
+            let (path, known) = (path.display(), self.steps.len());
+            tracing::warn!(
+                "bringing {path} from schema {done} to {known}: a large file takes a while"
+            );
+        }
         for step in self.steps.iter().skip(done) {
             change.execute_batch(step)?;
         }

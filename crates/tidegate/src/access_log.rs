@@ -152,7 +152,7 @@ struct Writer {
     style: Style,
     lost: Arc<AtomicU64>,
     buffer: Vec<u8>,
-    /// In the buffer.
+    /// In the buffer, those that it says were lost included.
     lines: u64,
 }
 
@@ -218,7 +218,8 @@ impl Writer {
             Style::Json => format!("{{\"access_log_lines_lost\":{lost}}}\n"),
             Style::Pretty => format!("({lost} lines of the access log were lost)\n"),
         };
-        self.lines += 1;
+        // If this line is lost too, they are to be said again.
+        self.lines += lost;
         self.buffer.extend_from_slice(line.as_bytes());
     }
 

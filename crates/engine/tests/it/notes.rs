@@ -40,7 +40,7 @@ impl Ledger for Noting {
         let sequence = self.last.fetch_add(1, Relaxed);
         self.trace.push(format_args!("noted {} #{}", most.upstream, most.attempt));
         self.open.lock().unwrap().insert(sequence, most.clone());
-        Some(Noted { sequence, slot: 7 })
+        Some(Noted { sequence, at: most.at, slot: 7 })
     }
     fn end(&self, noted: Noted, entry: Entry) {
         let most = self.open.lock().unwrap().remove(&noted.sequence).unwrap();

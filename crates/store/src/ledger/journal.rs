@@ -16,7 +16,7 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// The same, once all of it has been stored: it can then be deleted.
 const STORED_FILE_BYTES: u64 = 4 << 20;
 /// Bytes read at once: some two thousand records.
-const WINDOW_BYTES: u64 = 512 << 10;
+pub(super) const WINDOW_BYTES: u64 = 512 << 10;
 
 pub(super) const EXTENSION: &str = "journal";
 

@@ -59,6 +59,11 @@ impl<'a> Journaling<'a> {
     /// Waits for entries and writes them; `false` at the end.
     fn step(&mut self) -> bool {
         let stopping = self.gather();
+        if self.batch.is_empty() {
+            // Whether the journal can be written is not known before there is something to write.
+            self.sync_if_due(&mut self.shared.state.lock());
+            return !stopping;
+        }
         let written = self.append();
         let failed = written.is_err();
         let shared = self.shared;
@@ -117,23 +122,20 @@ impl<'a> Journaling<'a> {
     /// Writes the batch and, when it is time, brings it to the disk.
     fn append(&mut self) -> io::Result<()> {
         let shared = self.shared;
-        if !self.batch.is_empty() {
-            self.bytes.clear();
-            for Waiting { place, sequence, entry, .. } in &self.batch {
-                record::encode(*place, *sequence, entry, &mut self.bytes);
-            }
-            let segment = self.segment()?;
-            segment.write(&self.bytes)?;
-            let mut state = shared.state.lock();
-            let current = state.segments.back_mut().expect("what is not sealed is not taken away");
-            current.len += self.bytes.len() as u64;
-            drop(state);
-            self.unsynced_since.get_or_insert_with(Instant::now);
-            let slots: Vec<u32> = self.batch.drain(..).filter_map(|waiting| waiting.slot).collect();
-            shared.slots.give_back(&slots);
+        self.bytes.clear();
+        for Waiting { place, sequence, entry, .. } in &self.batch {
+            record::encode(*place, *sequence, entry, &mut self.bytes);
         }
+        let segment = self.segment()?;
+        segment.write(&self.bytes)?;
         let mut state = shared.state.lock();
-        self.sync_if_due(&mut state);
+        let current = state.segments.back_mut().expect("what is not sealed is not taken away");
+        current.len += self.bytes.len() as u64;
+        drop(state);
+        self.unsynced_since.get_or_insert_with(Instant::now);
+        let slots: Vec<u32> = self.batch.drain(..).filter_map(|waiting| waiting.slot).collect();
+        shared.slots.give_back(&slots);
+        self.sync_if_due(&mut shared.state.lock());
         Ok(())
     }
 
@@ -177,5 +179,25 @@ impl<'a> Journaling<'a> {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::record::tests::entry, *};
+
+    #[test]
+    fn a_journal_was_said_to_be_writable_when_there_was_nothing_to_write() {
+        let waiting = vec![Waiting { place: 1, sequence: 1, slot: None, entry: entry(1) }];
+        let shared = Shared::nowhere(State { waiting, stopping: true, ..State::default() });
+        let mut journaling = Journaling::new(&shared);
+        for left in [1, 0] {
+            journaling.step();
+            let mut state = shared.state.lock();
+            assert!(state.journal_fails);
+            assert_eq!(state.waiting.len(), left);
+            // As when the database's thread has stored it.
+            state.waiting.clear();
+        }
     }
 }

@@ -37,6 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for sums, which may read a whole table.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Rows of one statement: a slow database has to get it done in that time.
+const MOST_ROWS: usize = 1_000;
 
 /// The version of the tables after all [`STEPS`].
 const VERSION: i32 = STEPS.len() as i32;
@@ -268,6 +270,18 @@ async fn within<T>(
 
 impl Database for Postgres {
     fn insert(&mut self, writer: i64, rows: &[Row<'_>]) -> Result<(), Trouble> {
+        // What was carried out of them before one failed is there, and is not there twice.
+        rows.chunks(MOST_ROWS).try_for_each(|rows| self.insert_rows(writer, rows))
+    }
+
+    fn forget(&mut self, before: i64, most: u32) -> Result<u64, Trouble> {
+        let before: SystemTime = record::instant(before);
+        self.statement(FORGET, &[(&before, Type::TIMESTAMPTZ), (&i64::from(most), Type::INT8)])
+    }
+}
+
+impl Postgres {
+    fn insert_rows(&mut self, writer: i64, rows: &[Row<'_>]) -> Result<(), Trouble> {
         fn column<'r, T>(rows: &'r [Row<'_>], of: impl Fn(&'r Row<'_>) -> T) -> Vec<T> {
             rows.iter().map(of).collect()
         }
@@ -299,11 +313,6 @@ impl Database for Postgres {
             ],
         )
         .map(drop)
-    }
-
-    fn forget(&mut self, before: i64, most: u32) -> Result<u64, Trouble> {
-        let before: SystemTime = record::instant(before);
-        self.statement(FORGET, &[(&before, Type::TIMESTAMPTZ), (&i64::from(most), Type::INT8)])
     }
 }
 

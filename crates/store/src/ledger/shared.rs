@@ -109,3 +109,21 @@ impl State {
         enough || self.hurried() || self.journal_fails
     }
 }
+
+#[cfg(test)]
+impl Shared {
+    /// Of a ledger whose journal cannot be written.
+    pub(super) fn nowhere(state: State) -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Self {
+            dir: "nowhere".into(),
+            writer: 7,
+            sequence: AtomicU64::new(state.last),
+            slots: Slots::new("nowhere".as_ref(), 7, 0),
+            state: Mutex::new(state),
+            arrived: Condvar::new(),
+            journaled: Condvar::new(),
+            finished: Condvar::new(),
+            progress: watch::Sender::new(Progress::default()),
+        })
+    }
+}

@@ -51,27 +51,27 @@ const STEPS: [&str; 3] = [
     // Whatever is stored under one name has the same `at` each time, so each is there once still.
     "
     CREATE TABLE tidegate_ledger_by_time (
-        at INTEGER NOT NULL,
-        writer INTEGER NOT NULL,
-        sequence INTEGER NOT NULL,
-        took INTEGER NOT NULL,
-        call TEXT NOT NULL,
-        attempt INTEGER NOT NULL,
-        cause TEXT NOT NULL,
+        at INTEGER NOT NULL,             -- sent, microseconds since 1970
+        writer INTEGER NOT NULL,         -- drawn at random by each process
+        sequence INTEGER NOT NULL,       -- counted up by each writer
+        took INTEGER NOT NULL,           -- microseconds
+        call TEXT NOT NULL,              -- x-request-id, which a caller may use twice
+        attempt INTEGER NOT NULL,        -- from 1
+        cause TEXT NOT NULL,             -- first, batch, retry, hedge, fallback, mirror
         caller TEXT NOT NULL,
         team TEXT,
         operation TEXT NOT NULL,
-        model TEXT NOT NULL,
+        model TEXT NOT NULL,             -- as the caller named it
         upstream TEXT NOT NULL,
         upstream_model TEXT NOT NULL,
-        failure TEXT,
-        input INTEGER NOT NULL,
-        cached_input INTEGER NOT NULL,
+        failure TEXT,                    -- NULL: answered
+        input INTEGER NOT NULL,          -- tokens, as the next four
+        cached_input INTEGER NOT NULL,   -- part of the input, as the next
         cache_write INTEGER NOT NULL,
         output INTEGER NOT NULL,
-        reasoning INTEGER NOT NULL,
-        told INTEGER NOT NULL,
-        cost INTEGER,
+        reasoning INTEGER NOT NULL,      -- part of the output
+        told INTEGER NOT NULL,           -- 1: the upstream said so; 0: counted or estimated
+        cost INTEGER,                    -- picodollars (10^-12 USD); NULL: no price is known
         PRIMARY KEY (at, writer, sequence)
     ) STRICT, WITHOUT ROWID;
     INSERT INTO tidegate_ledger_by_time

@@ -6,7 +6,7 @@
 
 use super::{
     database::{Database, Trouble},
-    journal::{self, Segment},
+    journal::{self, Segment, WINDOW_BYTES},
     record::{self, Form},
     shared::{Shared, State, Waiting},
     slots,
@@ -22,10 +22,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Most entries of one transaction.
+/// Most entries of one transaction: about as many as are read at once.
 const BATCH: usize = 2_500;
-/// About as many bytes: so many are not waited beyond.
-const BATCH_BYTES: u64 = 512 << 10;
 /// Shortest time between two transactions that are not full.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// First and longest wait after a failure.
@@ -113,7 +111,7 @@ impl Storing<'_> {
             if let Some(segment) = state.segments.iter().find(|segment| segment.left() > 0) {
                 let (left, sealed) = (segment.left(), segment.sealed);
                 let pause = match self.last {
-                    Some(last) if left < BATCH_BYTES && !sealed && !state.hurried() => {
+                    Some(last) if left < WINDOW_BYTES && !sealed && !state.hurried() => {
                         INTERVAL.saturating_sub(last.elapsed())
                     }
                     _ => Duration::ZERO,
@@ -121,7 +119,10 @@ impl Storing<'_> {
                 if pause.is_zero() {
                     return Some(Next::Store(segment.clone()));
                 }
-                state.store_sleeps = Some(BATCH_BYTES);
+                if self.is_to_forget(&state) {
+                    return Some(Next::Forget);
+                }
+                state.store_sleeps = Some(WINDOW_BYTES);
                 shared.journaled.wait_for(&mut state, pause);
                 state.store_sleeps = None;
                 continue;
@@ -133,25 +134,30 @@ impl Storing<'_> {
             if state.stopping && state.journal_done {
                 return None;
             }
-            if self.forget_at.is_some_and(|at| at <= Instant::now()) && !state.stopping {
+            if self.is_to_forget(&state) {
                 return Some(Next::Forget);
             }
             state.store_sleeps = Some(1);
             match self.forget_at {
-                Some(at) => drop(shared.journaled.wait_until(&mut state, at)),
-                None => shared.journaled.wait(&mut state),
+                Some(at) if !state.stopping => drop(shared.journaled.wait_until(&mut state, at)),
+                _ => shared.journaled.wait(&mut state),
             }
             state.store_sleeps = None;
         }
     }
 
+    fn is_to_forget(&self, state: &State) -> bool {
+        self.forget_at.is_some_and(|at| at <= Instant::now()) && !state.stopping
+    }
+
     fn advance(&mut self, next: Next) {
-        self.last = Some(Instant::now());
+        let now = Instant::now();
         let done = match next {
             Next::Store(segment) => self.store(&segment),
             Next::Direct(bytes, places) => self.store_directly(&bytes, &places),
             Next::Forget => return self.forget(),
         };
+        self.last = Some(now);
         match done {
             Ok(()) => self.is_here(),
             Err(Trouble { why }) => self.is_away(&why),
@@ -339,10 +345,7 @@ fn chance() -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::record::tests::entry, super::shared::Progress, super::slots::Slots, *};
-    use parking_lot::{Condvar, Mutex};
-    use std::sync::atomic::AtomicU64;
-    use tokio::sync::watch;
+    use super::{super::record::tests::entry, *};
 
     /// A database during whose insert the journal gives its failed batch back.
     struct Interrupted(Arc<Shared>);
@@ -365,22 +368,9 @@ mod tests {
         Waiting { place, sequence: place, slot: None, entry: entry(place) }
     }
 
-    #[test]
-    fn a_batch_that_the_journal_gives_back_meanwhile_is_not_taken_for_stored() {
-        let waiting = vec![waiting(3), waiting(4)];
-        let shared = Arc::new(Shared {
-            dir: "nowhere".into(),
-            writer: 7,
-            sequence: AtomicU64::new(4),
-            slots: Slots::new("nowhere".as_ref(), 7, 0),
-            state: Mutex::new(State { waiting, journal_fails: true, ..State::default() }),
-            arrived: Condvar::new(),
-            journaled: Condvar::new(),
-            finished: Condvar::new(),
-            progress: watch::Sender::new(Progress::default()),
-        });
-        let mut storing = Storing {
-            shared: &shared,
+    fn storing(shared: &Arc<Shared>) -> Storing<'_> {
+        Storing {
+            shared,
             database: Box::new(Interrupted(shared.clone())),
             retention: None,
             forget_at: None,
@@ -389,7 +379,27 @@ mod tests {
             window: Vec::new(),
             told_much: false,
             over: false,
-        };
+        }
+    }
+
+    #[test]
+    fn old_entries_stayed_while_there_was_always_something_to_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segment = Segment::create(dir.path(), 7, 0).unwrap();
+        segment.len += 1;
+        let shared = Shared::nowhere(State { segments: [segment].into(), ..State::default() });
+        let mut storing = storing(&shared);
+        storing.forget_at = Some(Instant::now());
+        // Far ahead, so that the pause is not over before it is looked at.
+        storing.last = Some(Instant::now() + Duration::from_secs(3600));
+        assert!(matches!(storing.next(), Some(Next::Forget)));
+    }
+
+    #[test]
+    fn a_batch_that_the_journal_gives_back_meanwhile_is_not_taken_for_stored() {
+        let waiting = vec![waiting(3), waiting(4)];
+        let shared = Shared::nowhere(State { waiting, journal_fails: true, ..State::default() });
+        let mut storing = storing(&shared);
         let left = || shared.state.lock().waiting.iter().map(|waiting| waiting.place).collect();
         for (expected_left, expected_stored) in [(vec![1, 2], 0), (vec![], 2)] {
             let next = storing.next().unwrap();

@@ -65,26 +65,26 @@ impl<'a> Line<'a> {
 
     pub(super) fn json(&self, into: &mut Vec<u8>) {
         let mut line = Object::open(into);
-        line.text("time", &self.time);
+        line.text("time", &*self.time);
         line.text("request_id", self.request_id);
         line.text("front", self.front);
         line.text("caller", self.caller);
         line.text("operation", self.operation);
-        line.text("model", &self.model);
+        line.text("model", &*self.model);
         line.value("stream", self.stream);
-        self.upstream.inspect(|upstream| line.text("upstream", upstream));
-        self.upstream_model.inspect(|model| line.text("upstream_model", model));
+        line.text("upstream", self.upstream);
+        line.text("upstream_model", self.upstream_model);
         line.value("status", self.status);
         line.text("class", self.class);
-        self.code.inspect(|code| line.text("code", code));
+        line.text("code", self.code);
         line.value("attempts", self.attempts);
         line.value("duration_ms", self.duration_ms);
-        self.ttft_ms.inspect(|millis| line.value("ttft_ms", millis));
-        self.input_tokens.inspect(|tokens| line.value("input_tokens", tokens));
-        self.cached_input_tokens.inspect(|tokens| line.value("cached_input_tokens", tokens));
-        self.output_tokens.inspect(|tokens| line.value("output_tokens", tokens));
-        self.reasoning_tokens.inspect(|tokens| line.value("reasoning_tokens", tokens));
-        self.cost_usd.inspect(|cost| line.value("cost_usd", cost));
+        line.known("ttft_ms", self.ttft_ms);
+        line.known("input_tokens", self.input_tokens);
+        line.known("cached_input_tokens", self.cached_input_tokens);
+        line.known("output_tokens", self.output_tokens);
+        line.known("reasoning_tokens", self.reasoning_tokens);
+        line.known("cost_usd", self.cost_usd);
         line.close();
     }
 
@@ -147,10 +147,10 @@ impl<'a> RefusedLine<'a> {
 
     pub(super) fn json(&self, into: &mut Vec<u8>) {
         let mut line = Object::open(into);
-        line.text("time", &self.time);
+        line.text("time", &*self.time);
         line.text("request_id", self.request_id);
         line.text("front", self.front);
-        self.caller.inspect(|caller| line.text("caller", caller));
+        line.text("caller", self.caller);
         line.text("method", self.method);
         line.text("path", self.path);
         line.value("status", self.status);

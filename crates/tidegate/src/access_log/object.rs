@@ -13,7 +13,9 @@ impl<'o> Object<'o> {
         Self(into)
     }
 
-    pub(super) fn text(&mut self, name: &'static str, text: &str) {
+    /// A text, where it is known.
+    pub(super) fn text<'t>(&mut self, name: &'static str, text: impl Into<Option<&'t str>>) {
+        let Some(text) = text.into() else { return };
         // All bytes, not the first that is not plain: so several are looked at at once.
         let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
         if !text.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
@@ -23,6 +25,13 @@ impl<'o> Object<'o> {
         self.0.push(b'"');
         self.0.extend_from_slice(text.as_bytes());
         self.0.push(b'"');
+    }
+
+    /// A number, where it is known.
+    pub(super) fn known(&mut self, name: &'static str, value: Option<impl Serialize>) {
+        if let Some(value) = value {
+            self.value(name, value);
+        }
     }
 
     /// A number, above all.

@@ -22,7 +22,7 @@ const USAGE: u8 = 2;
 ///
 /// Reads the ledger itself, whether a gateway runs or not: the file in the data directory, or the
 /// PostgreSQL database of the configuration or of DATABASE_URL. What was asked for in the last
-/// tenths of a second may not be in it yet.
+/// second may not be in it yet.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   tidegate usage
