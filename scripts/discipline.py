@@ -261,11 +261,7 @@ def outage(rig):
             report = load.report()
         series = report["series"][start + lasts :][:after]
         good = [share(second["ok"], second["offered"]) for second in series]
-        # One bad second later on may be this machine's; what all of them come to is looked at too.
-        for_good = (
-            at for at in range(len(good)) if good[at] >= 0.9 and sum(g < 0.9 for g in good[at:]) <= 1
-        )
-        back = next(for_good, len(good))
+        back = next((at for at in range(len(good)) if min(good[at:], default=0) >= 0.9), len(good))
         rig.figure(f"{name}: back for good after", back, 10, "s")
         at_least(rig, f"{name}: success from 10 s after on", mean(good[10:]), rig.size(0.95, 0.9))
 
