@@ -123,10 +123,9 @@ def books(rig):
             bound = theirs[model][name] / 1_000 if unread else 0
             rig.figure(f"{model}: {name}, simulator's", theirs[model][name])
             rig.figure(f"{model}: {name}, off by", abs(ours[model][name] - theirs[model][name]), bound)
-    # Whoever hangs up before the first token is billed an estimate of the prompt, nothing else. Of
-    # the soonest of them the simulator may not have read the request.
+    # Whoever hangs up before the first token is billed an estimate of the prompt, nothing else.
     apart = abs(early[0]["attempts"] - early[1]["attempts"])
-    rig.figure("early: attempts, off by", apart, early[0]["attempts"] / 100)
+    rig.figure("early: attempts, off by", apart, 0)
     rig.figure("early: output_tokens", early[1]["output_tokens"], 0)
     estimate = early[1]["input_tokens"] / early[0]["input_tokens"]
     rig.figure("early: input_tokens, estimated / true", estimate)
