@@ -1,7 +1,10 @@
 //! What the engine calls: one dialect spoken to one upstream.
 
 use crate::{BoxFuture, Call, Reply, Result};
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 /// One try of a call at one target.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +19,18 @@ pub struct Attempt<'a> {
     pub connect_timeout: Duration,
     /// When this attempt must have ended, the last byte included.
     pub deadline: Instant,
+    /// Where the provider says that it writes the request: from then on the upstream may read it,
+    /// and an attempt that is given up is paid for. `None` where nobody asks.
+    pub written: Option<&'a AtomicBool>,
+}
+
+impl Attempt<'_> {
+    /// The request is about to be written: there is a connection.
+    pub fn is_being_written(&self) {
+        if let Some(written) = self.written {
+            written.store(true, Relaxed);
+        }
+    }
 }
 
 /// Speaks one dialect to one upstream and classifies any failure, where it is known.

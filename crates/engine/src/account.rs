@@ -16,6 +16,7 @@
 //! | streamed, to its end or not | as told so far; else the prompt's estimate and the chunks that passed |
 //! | had an answer that is no stream, and it broke off or was left | as estimated: it was made whole before it was sent |
 //! | was cancelled, or our clock ran out, before its first token | the prompt's estimate: the upstream has read it |
+//! | was cancelled before its request was written | none: it is no attempt |
 //! | failed or was refused before its first token, or never got there | none |
 //!
 //! Estimates can be too low, and whoever hung up just before each answer, or wrote prompts of many
@@ -30,7 +31,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant, SystemTime},
 };
 use tidegate_core::{
@@ -68,6 +69,8 @@ struct Sum {
     cost: Option<Money>,
     /// An attempt used tokens whose price nobody knows.
     unpriced: bool,
+    /// The request of one was written.
+    was_written: bool,
 }
 
 /// One attempt's account.
@@ -85,6 +88,8 @@ pub(crate) struct Account {
     failure: Option<Class>,
     /// Nothing came back: as far as we know the upstream is at it.
     is_at_it: bool,
+    /// The request was written: said by the provider.
+    written: AtomicBool,
     usage: Usage,
     told: bool,
     /// What passes of a stream, or is told at the end of a long answer.
@@ -148,6 +153,13 @@ impl Page {
     }
 }
 
+impl Page {
+    /// Whether an upstream may have read the request, as far as attempts have ended.
+    pub(crate) fn was_written(&self) -> bool {
+        self.sum.lock().was_written
+    }
+}
+
 impl Account {
     /// Opens the account of attempt number `attempt`, which is about to be sent to `target`.
     pub(crate) fn open(
@@ -169,6 +181,7 @@ impl Account {
             // Whoever drops it without another word has left.
             failure: Some(Class::Cancelled),
             is_at_it: true,
+            written: AtomicBool::new(false),
             usage,
             told: false,
             meter: None,
@@ -176,6 +189,11 @@ impl Account {
             noted: None,
             page,
         }
+    }
+
+    /// Where the provider says that the request is written.
+    pub(crate) const fn written(&self) -> &AtomicBool {
+        &self.written
     }
 
     /// Which attempt of its call this is.
@@ -311,6 +329,11 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let Some((at, sent)) = self.left else { return };
+        let never_left = self.is_at_it && !*self.written.get_mut();
+        if never_left {
+            // The caller, or our clock, was sooner than the connection.
+            self.usage = Usage::default();
+        }
         self.read_meter();
         if self.reserved.is_hard() {
             self.take_the_most();
@@ -322,11 +345,13 @@ impl Drop for Account {
             Some(cost) => sum.cost = Some(sum.cost.unwrap_or_default().plus(cost)),
             None => sum.unpriced |= self.usage != Usage::default(),
         }
+        sum.was_written |= !never_left;
         drop(sum);
         let Some(ledger) = &self.page.books.ledger else { return };
         let entry = self.entry(at, now().saturating_duration_since(sent), cost);
         match self.noted.take() {
             Some(noted) => ledger.end(noted, entry),
+            None if never_left && self.failure == Some(Class::Cancelled) => {}
             None => ledger.write(entry),
         }
     }

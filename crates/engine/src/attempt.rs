@@ -157,6 +157,7 @@ impl Target {
             number: account.attempt(),
             connect_timeout: timeouts.connect.min(clocks.end - permit.sent()),
             deadline: clocks.end,
+            written: Some(account.written()),
         };
         let sent = timeout_at(clocks.first_token.into(), self.provider.send(attempt)).await;
         let result = sent.unwrap_or_else(|_| Err(clocks.ran_out(call, self)));

@@ -178,7 +178,7 @@ impl Settlement {
         let begun = self.first_chunk.is_some();
         match (self.outcome, &self.meter) {
             // What was never sent is not paid for.
-            _ if self.served.attempts == 0 => Some(0),
+            _ if self.served.attempts == 0 || !(begun || self.page.was_written()) => Some(0),
             (Outcome::Failed(_), _) if !begun => match self.owed {
                 Owed::Nothing => Some(0),
                 Owed::Prompt => Some(self.estimate.input),

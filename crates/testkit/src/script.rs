@@ -152,6 +152,7 @@ impl Scripted {
 
 impl Provider for Scripted {
     fn send<'a>(&'a self, attempt: Attempt<'a>) -> BoxFuture<'a, Result<Reply>> {
+        attempt.is_being_written();
         Box::pin(self.play(attempt))
     }
 }
@@ -209,6 +210,7 @@ pub fn attempt(call: &Call, number: u32) -> Attempt<'_> {
         number,
         connect_timeout: Duration::from_secs(2),
         deadline: call.deadline,
+        written: None,
     }
 }
 

@@ -241,6 +241,7 @@ pub(crate) async fn send(upstream: &Upstream, call: &Call) -> Result<Reply> {
         number: 2,
         connect_timeout: Duration::from_secs(2),
         deadline: deadline.into_std(),
+        written: None,
     };
     upstream.send(attempt).await
 }
