@@ -2,14 +2,18 @@
 
 use crate::priced::{INPUT, NEVER, by, entries, priced, soft, with_a_hedge_earned};
 use std::{
+    future::pending,
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tidegate_core::{Call, Cause, Class, Entry, Front, Money, Price, Rates, Tenant};
+use tidegate_core::{
+    Attempt, BoxFuture, Call, Cause, Class, Entry, Front, Money, Price, Provider, Rates, Reply,
+    Result, Tenant, Usage,
+};
 use tidegate_engine::Mirror;
 use tidegate_policy::{canary, retry_budget};
 use tidegate_testkit::script::{call, streaming};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 #[tokio::test(start_paused = true)]
 async fn every_ending_is_one_entry() {
@@ -37,6 +41,30 @@ async fn every_ending_is_one_entry() {
         let asked = if is_stream { streaming("chat") } else { call("chat") };
         let written = entries(script, asked, leaves).await;
         assert_eq!(written, format!("a #1 first {expected}"), "{script}, stream: {is_stream}");
+    }
+}
+
+/// An upstream to which there is never a connection.
+struct Dialing;
+
+impl Provider for Dialing {
+    fn send<'a>(&'a self, _: Attempt<'a>) -> BoxFuture<'a, Result<Reply>> {
+        Box::pin(pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_given_up_while_its_connection_was_made_was_billed_its_prompt() {
+    for (leaves, entries) in [(Duration::from_millis(25), &[][..]), (NEVER, &["timeout"])] {
+        let (house, written) = priced(&[("a", "ok")]);
+        let home = house.upstreams(|upstream| upstream.provider = Arc::new(Dialing)).open();
+        timeout(leaves, home.engine.call(call("chat"))).await.map(drop).ok();
+        let written = written.take();
+        let failures: Vec<_> =
+            written.iter().filter_map(|entry| entry.failure.map(Class::name)).collect();
+        assert_eq!(failures, entries);
+        assert!(written.iter().all(|entry| entry.usage == Usage::default()));
+        assert_eq!(home.records()[0].cost, Some(Money::ZERO));
     }
 }
 
