@@ -244,3 +244,30 @@ impl Sim {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Outcome, Phase};
+    use tokio::io::{AsyncWriteExt, Interest};
+
+    #[tokio::test]
+    async fn who_asks_and_closes_at_once_is_in_the_ledger() {
+        const ASK: &[u8] =
+            b"POST /v1/embeddings HTTP/1.1\r\nhost: sim\r\ncontent-length: 25\r\n\r\n\
+                             {\"model\":\"m\",\"input\":\"x\"}";
+        let sim = Sim::new(Options { ttft: "60s".parse().unwrap(), ..Options::default() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        caller.write_all(ASK).await.unwrap();
+        drop(caller);
+        let (stream, _) = listener.accept().await.unwrap();
+        while !stream.ready(Interest::READABLE).await.unwrap().is_read_closed() {
+            tokio::task::yield_now().await;
+        }
+        sim.serve_tcp(stream).await;
+        let entry = sim.ledger().pop().expect("it was read");
+        assert_eq!((entry.outcome, entry.phase), (Outcome::Cancelled, Phase::FirstToken));
+        assert_eq!((entry.prompt_tokens, &*entry.model), (1, "m"));
+    }
+}

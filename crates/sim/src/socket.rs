@@ -1,4 +1,9 @@
-//! A TCP connection that can end in a reset.
+//! A TCP connection that can end in a reset, and whose end is told after what came before it.
+//!
+//! # Why
+//!
+//! A caller may send a request and close at once. Both are there at the first look then, and
+//! hyper would drop the request unserved: the ledger would not know what the caller did send.
 
 use std::{
     io,
@@ -7,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -19,11 +24,15 @@ use tokio::{
 pub(crate) struct Socket {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
+    /// Bytes came since an end was last withheld.
+    has_news: bool,
+    /// The end withheld.
+    end: Option<io::Result<()>>,
 }
 
 impl Socket {
     pub(crate) const fn new(stream: TcpStream, reset: Arc<AtomicBool>) -> Self {
-        Self { stream, reset }
+        Self { stream, reset, has_news: false, end: None }
     }
 }
 
@@ -42,7 +51,20 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
+        if let Some(end) = self.end.take() {
+            return Poll::Ready(end);
+        }
+        let before = into.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, into));
+        let is_over = read.is_err() || into.filled().len() == before;
+        if is_over && self.has_news {
+            self.has_news = false;
+            self.end = Some(read);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.has_news = !is_over;
+        Poll::Ready(read)
     }
 }
 

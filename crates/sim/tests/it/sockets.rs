@@ -11,7 +11,7 @@ use tokio::{
 };
 
 const ASK: &[u8] = b"POST /v1/embeddings HTTP/1.1\r\nhost: sim\r\ncontent-length: 25\r\n\r\n\
-                     {\"model\":\"m\",\"input\":\"x\"} ";
+                     {\"model\":\"m\",\"input\":\"x\"}";
 
 #[tokio::test]
 async fn over_tcp_until_told_to_stop() {
