@@ -41,6 +41,9 @@ impl Attempt<'_> {
 /// - for a stream, when the first event that carries output is here, and no error came before it:
 ///   nothing has been passed to the caller yet, so the attempt may still fail over.
 ///
+/// Before it writes the request it calls [`Attempt::is_being_written`]: an attempt that is given up
+/// before counts for nothing.
+///
 /// Dropping the future, or the reply's body, cancels the attempt: the upstream sees its
 /// connection or stream close.
 pub trait Provider: Send + Sync + 'static {

@@ -16,8 +16,8 @@
 //! | streamed, to its end or not | as told so far; else the prompt's estimate and the chunks that passed |
 //! | had an answer that is no stream, and it broke off or was left | as estimated: it was made whole before it was sent |
 //! | was cancelled, or our clock ran out, before its first token | the prompt's estimate: the upstream has read it |
-//! | was cancelled before its request was written | none: it is no attempt |
 //! | failed or was refused before its first token, or never got there | none |
+//! | was cancelled before its request was written | none: it is no entry, unless it was noted, or was the first of more |
 //!
 //! Estimates can be too low, and whoever hung up just before each answer, or wrote prompts of many
 //! tokens in few bytes and cut each stream, would spend more than there is. So where a **hard**
@@ -31,7 +31,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 use tidegate_core::{
@@ -69,8 +69,10 @@ struct Sum {
     cost: Option<Money>,
     /// An attempt used tokens whose price nobody knows.
     unpriced: bool,
-    /// The request of one was written.
-    was_written: bool,
+    /// An attempt used tokens.
+    is_owed: bool,
+    /// It made more attempts than its first.
+    has_more: bool,
 }
 
 /// One attempt's account.
@@ -86,10 +88,10 @@ pub(crate) struct Account {
     price: Option<Price>,
     reserved: Reserved,
     failure: Option<Class>,
-    /// Nothing came back: as far as we know the upstream is at it.
+    /// The request was written.
+    was_written: bool,
+    /// It was, and nothing came back: as far as we know the upstream is at it.
     is_at_it: bool,
-    /// The request was written: said by the provider.
-    written: AtomicBool,
     usage: Usage,
     told: bool,
     /// What passes of a stream, or is told at the end of a long answer.
@@ -151,12 +153,10 @@ impl Page {
         let sum = *self.sum.lock();
         sum.cost.filter(|_| !sum.unpriced)
     }
-}
 
-impl Page {
-    /// Whether an upstream may have read the request, as far as attempts have ended.
-    pub(crate) fn was_written(&self) -> bool {
-        self.sum.lock().was_written
+    /// Whether attempts that have ended used any tokens.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.sum.lock().is_owed
     }
 }
 
@@ -169,7 +169,9 @@ impl Account {
         cause: Cause,
         reserved: Reserved,
     ) -> Self {
-        let usage = Usage { input: page.estimate.input, ..Usage::default() };
+        if attempt > 1 {
+            page.sum.lock().has_more = true;
+        }
         Self {
             attempt,
             cause,
@@ -180,20 +182,15 @@ impl Account {
             reserved,
             // Whoever drops it without another word has left.
             failure: Some(Class::Cancelled),
-            is_at_it: true,
-            written: AtomicBool::new(false),
-            usage,
+            was_written: false,
+            is_at_it: false,
+            usage: Usage::default(),
             told: false,
             meter: None,
             is_counted: false,
             noted: None,
             page,
         }
-    }
-
-    /// Where the provider says that the request is written.
-    pub(crate) const fn written(&self) -> &AtomicBool {
-        &self.written
     }
 
     /// Which attempt of its call this is.
@@ -212,6 +209,13 @@ impl Account {
         if let Some(ledger) = &self.page.books.ledger {
             self.noted = ledger.begin(&self.at_most(at));
         }
+    }
+
+    /// The request was written: the upstream has read the prompt.
+    pub(crate) fn was_written(&mut self) {
+        self.was_written = true;
+        self.is_at_it = true;
+        self.usage.input = self.page.estimate.input;
     }
 
     /// The entry of an attempt whose end nobody saw.
@@ -252,7 +256,7 @@ impl Account {
     /// free.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.failure = Some(error.class());
-        self.is_at_it = error.class() == Class::Timeout && error.retry() != Retry::Unsent;
+        self.is_at_it &= error.class() == Class::Timeout && error.retry() != Retry::Unsent;
         if error.is_paid_for() {
             self.usage = self.estimated();
         } else if !self.is_at_it {
@@ -329,11 +333,6 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let Some((at, sent)) = self.left else { return };
-        let never_left = self.is_at_it && !*self.written.get_mut();
-        if never_left {
-            // The caller, or our clock, was sooner than the connection.
-            self.usage = Usage::default();
-        }
         self.read_meter();
         if self.reserved.is_hard() {
             self.take_the_most();
@@ -345,13 +344,15 @@ impl Drop for Account {
             Some(cost) => sum.cost = Some(sum.cost.unwrap_or_default().plus(cost)),
             None => sum.unpriced |= self.usage != Usage::default(),
         }
-        sum.was_written |= !never_left;
+        sum.is_owed |= self.usage != Usage::default();
+        // Calls are counted by their first attempt.
+        let counts = self.was_written || (self.attempt == 1 && sum.has_more);
         drop(sum);
         let Some(ledger) = &self.page.books.ledger else { return };
         let entry = self.entry(at, now().saturating_duration_since(sent), cost);
         match self.noted.take() {
             Some(noted) => ledger.end(noted, entry),
-            None if never_left && self.failure == Some(Class::Cancelled) => {}
+            None if self.failure == Some(Class::Cancelled) && !counts => {}
             None => ledger.write(entry),
         }
     }

@@ -8,7 +8,10 @@ use crate::{
     settle::Settlement,
 };
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tidegate_core::{
@@ -151,15 +154,22 @@ impl Target {
     ) -> Result<Reply> {
         account.leaves();
         let clocks = Clocks::start(call, timeouts.total, &permit);
+        let written = AtomicBool::new(false);
         let attempt = Attempt {
             call,
             model: &self.model,
             number: account.attempt(),
             connect_timeout: timeouts.connect.min(clocks.end - permit.sent()),
             deadline: clocks.end,
-            written: Some(account.written()),
+            written: Some(&written),
         };
+        let leaving = Leaving { permit: &mut permit, account: &mut account, written: &written };
         let sent = timeout_at(clocks.first_token.into(), self.provider.send(attempt)).await;
+        if matches!(sent, Ok(Ok(_))) {
+            // Who answers has read it.
+            attempt.is_being_written();
+        }
+        drop(leaving);
         let result = sent.unwrap_or_else(|_| Err(clocks.ran_out(call, self)));
         permit.report(call, &result);
         match result {
@@ -172,6 +182,23 @@ impl Target {
                 account.failed(&error);
                 Err(error)
             }
+        }
+    }
+}
+
+/// An attempt that the provider has. Dropped, also when its call is given up, it says whether the
+/// request was written: if not, nothing was used.
+struct Leaving<'a> {
+    permit: &'a mut Permit,
+    account: &'a mut Account,
+    written: &'a AtomicBool,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if self.written.load(Relaxed) {
+            self.permit.was_written();
+            self.account.was_written();
         }
     }
 }

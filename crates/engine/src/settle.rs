@@ -173,12 +173,17 @@ impl Settlement {
         self.served.upstream_time += now().saturating_duration_since(sent);
     }
 
+    /// No answer has begun, and no attempt used anything: none was sent, or all were refused. The
+    /// body has let go of its attempt by then: every account is closed.
+    fn owes_nothing(&self) -> bool {
+        self.served.attempts == 0 || (self.first_chunk.is_none() && !self.page.is_owed())
+    }
+
     /// Tokens to settle by when the upstream told none; `None` lets the reservation stand.
     fn presumed(&self) -> Option<u64> {
         let begun = self.first_chunk.is_some();
         match (self.outcome, &self.meter) {
-            // What was never sent is not paid for.
-            _ if self.served.attempts == 0 || !(begun || self.page.was_written()) => Some(0),
+            _ if self.owes_nothing() => Some(0),
             (Outcome::Failed(_), _) if !begun => match self.owed {
                 Owed::Nothing => Some(0),
                 Owed::Prompt => Some(self.estimate.input),
@@ -204,8 +209,7 @@ impl Settlement {
             return;
         }
         let used = self.usage().map(Usage::total).or_else(|| self.presumed());
-        // The body has let go of its attempt: every account is closed.
-        let cost = self.page.cost().or((self.served.attempts == 0).then_some(Money::ZERO));
+        let cost = self.page.cost().or(self.owes_nothing().then_some(Money::ZERO));
         let Some(hold) = self.lease.as_mut().and_then(|lease| lease.limits.as_mut()) else {
             return;
         };

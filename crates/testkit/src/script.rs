@@ -14,7 +14,7 @@
 //! # Steps
 //!
 //! One per line or between `;`, with `3 *` before a step to repeat it: `ok`, `ok after 50ms`,
-//! `slow` (never answers), `refused retry-after=1s`, `fault`, `reset`, `unreachable`,
+//! `slow` (never answers), `dialing` (never has a connection), `refused retry-after=1s`, `fault`, `reset`, `unreachable`,
 //! `no-connection`, `timeout [connect|first_token|idle|total]`, `credential`, `quota`, `rejected 400`,
 //! `stream 3 chunks every 10ms`, `stream 2 chunks then fault` (or `reset`, `stall`,
 //! `timeout`), `stream stall after 1`. Settings go behind any of them: `status=503`,
@@ -103,6 +103,9 @@ impl Scripted {
 
     async fn play(&self, attempt: Attempt<'_>) -> Result<Reply> {
         let step = self.next();
+        if step.is_sent() {
+            attempt.is_being_written();
+        }
         let open = self.open(&attempt, &step);
         tokio::time::sleep(step.after).await;
         let stream = |chunks, every, ending| Played {
@@ -114,7 +117,7 @@ impl Scripted {
             ending,
         };
         match step.outcome {
-            Outcome::Slow => std::future::pending().await,
+            Outcome::Slow | Outcome::Dialing => std::future::pending().await,
             Outcome::Fail(failure) => {
                 open.close();
                 Err(step.error(failure))
@@ -152,7 +155,6 @@ impl Scripted {
 
 impl Provider for Scripted {
     fn send<'a>(&'a self, attempt: Attempt<'a>) -> BoxFuture<'a, Result<Reply>> {
-        attempt.is_being_written();
         Box::pin(self.play(attempt))
     }
 }

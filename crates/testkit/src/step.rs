@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! step    = [COUNT "*"] outcome ["after" DURATION] {KEY "=" VALUE}
-//! outcome = "ok" | "slow" | "refused" | "fault" | "reset" | "unreachable" | "no-connection"
+//! outcome = "ok" | "slow" | "dialing" | "refused" | "fault" | "reset" | "unreachable" | "no-connection"
 //!         | "timeout" [CLOCK] | "credential" | "quota" | "rejected" [STATUS]
 //!         | "stream" N "chunks" ["every" DURATION] ["then" ending]
 //!         | "stream" "stall" "after" N
@@ -37,6 +37,8 @@ pub(crate) enum Outcome {
     Ok,
     /// Never answers.
     Slow,
+    /// Never has a connection to write the request on.
+    Dialing,
     /// Fails before anything is passed on.
     Fail(Failure),
     /// Answers with a stream, whatever was asked for.
@@ -91,6 +93,15 @@ impl Step {
             }
         }
         script
+    }
+
+    /// Whether the upstream gets the request.
+    pub(crate) const fn is_sent(&self) -> bool {
+        use Failure::{NoConnection, Timeout, Unreachable};
+        !matches!(
+            self.outcome,
+            Outcome::Dialing | Outcome::Fail(Unreachable | NoConnection | Timeout(Clock::Connect))
+        )
     }
 
     pub(crate) fn error(&self, failure: Failure) -> Error {
@@ -188,6 +199,10 @@ impl Step {
             ("ok", rest) => Ok(rest),
             ("slow", rest) => {
                 self.outcome = Outcome::Slow;
+                Ok(rest)
+            }
+            ("dialing", rest) => {
+                self.outcome = Outcome::Dialing;
                 Ok(rest)
             }
             ("stream", ["stall", "after", chunks, rest @ ..]) => {

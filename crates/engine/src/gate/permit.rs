@@ -23,7 +23,8 @@ pub(crate) struct Permit {
     sent: Instant,
     first_token: Duration,
     reserved: TokenEstimate,
-    /// Tokens really used. Unknown, the reservation stands: the upstream may have counted it.
+    /// Tokens really used: none before the request is written. Unknown, the reservation stands: the
+    /// upstream may have counted it.
     used: Option<u64>,
     /// What that cost.
     spent: Money,
@@ -68,7 +69,7 @@ impl Permit {
             sent,
             first_token,
             reserved: ask.tokens,
-            used: None,
+            used: Some(0),
             spent: Money::ZERO,
             price: ask.price,
             hold,
@@ -99,9 +100,9 @@ impl Permit {
         self.used(Usage { input: self.reserved.input, output: chunks, ..Usage::default() });
     }
 
-    /// Notes that nothing was sent.
-    pub(super) fn unused(&mut self) {
-        self.used(Usage::default());
+    /// Notes that the request was written: the upstream may count it from now on.
+    pub(crate) const fn was_written(&mut self) {
+        self.used = None;
     }
 
     fn used(&mut self, usage: Usage) {
@@ -136,7 +137,10 @@ impl Permit {
                     self.gate.freed.notify_one();
                 }
             }
-            Err(error) => self.used = state.failed(self.sent, now, call, error),
+            Err(error) => {
+                let used = state.failed(self.sent, now, call, error);
+                self.used = self.used.or(used);
+            }
         }
     }
 

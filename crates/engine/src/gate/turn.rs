@@ -22,10 +22,8 @@ pub(super) struct Waiting<'g> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.told.close();
-        if let Ok(Ok(mut permit)) = self.told.try_recv() {
-            // Granted in the moment its caller left: nothing was sent.
-            permit.unused();
-        }
+        // Granted in the moment its caller left: it is given back.
+        drop(self.told.try_recv());
         let mut state = self.gate.state.lock();
         let left = state.line.remove(self.ticket);
         let head = state.head.take_if(|head| head.turn.is_closed());
@@ -54,10 +52,8 @@ impl News {
 
     pub(super) fn tell(self) {
         for (turn, told) in self.0 {
-            if let Err(Ok(mut permit)) = turn.send(told) {
-                // Its caller has just left: nothing was sent.
-                permit.unused();
-            }
+            // Where its caller has just left it is given back.
+            drop(turn.send(told));
         }
     }
 }

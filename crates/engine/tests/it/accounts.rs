@@ -2,14 +2,10 @@
 
 use crate::priced::{INPUT, NEVER, by, entries, priced, soft, with_a_hedge_earned};
 use std::{
-    future::pending,
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tidegate_core::{
-    Attempt, BoxFuture, Call, Cause, Class, Entry, Front, Money, Price, Provider, Rates, Reply,
-    Result, Tenant, Usage,
-};
+use tidegate_core::{Call, Cause, Class, Entry, Front, Money, Price, Rates, Tenant};
 use tidegate_engine::Mirror;
 use tidegate_policy::{canary, retry_budget};
 use tidegate_testkit::script::{call, streaming};
@@ -44,28 +40,21 @@ async fn every_ending_is_one_entry() {
     }
 }
 
-/// An upstream to which there is never a connection.
-struct Dialing;
-
-impl Provider for Dialing {
-    fn send<'a>(&'a self, _: Attempt<'a>) -> BoxFuture<'a, Result<Reply>> {
-        Box::pin(pending())
-    }
+#[tokio::test(start_paused = true)]
+async fn a_call_given_up_while_its_connection_was_made_was_billed_its_prompt() {
+    let leaves = Duration::from_millis(25);
+    assert_eq!(entries("dialing", call("chat"), leaves).await, "");
+    assert_eq!(entries("dialing", call("chat"), NEVER).await, "a #1 first timeout 0+0 $0.00");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_given_up_while_its_connection_was_made_was_billed_its_prompt() {
-    for (leaves, entries) in [(Duration::from_millis(25), &[][..]), (NEVER, &["timeout"])] {
-        let (house, written) = priced(&[("a", "ok")]);
-        let home = house.upstreams(|upstream| upstream.provider = Arc::new(Dialing)).open();
-        timeout(leaves, home.engine.call(call("chat"))).await.map(drop).ok();
-        let written = written.take();
-        let failures: Vec<_> =
-            written.iter().filter_map(|entry| entry.failure.map(Class::name)).collect();
-        assert_eq!(failures, entries);
-        assert!(written.iter().all(|entry| entry.usage == Usage::default()));
-        assert_eq!(home.records()[0].cost, Some(Money::ZERO));
-    }
+async fn a_retry_given_up_while_its_connection_was_made_leaves_the_first_attempts_entry() {
+    let (house, written) = priced(&[("a", "fault; dialing")]);
+    let home = house.open();
+    assert!(timeout(Duration::from_secs(20), home.engine.call(call("chat"))).await.is_err());
+    assert_eq!(home.trace.count(" send a"), 2);
+    assert_eq!(written.lines(), ["a #1 first fault 0+0 $0.00"]);
+    assert_eq!(home.records()[0].cost, Some(Money::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,6 +135,15 @@ async fn a_hedges_loser_is_paid_for_too() {
     drop(reply);
     assert_eq!(home.records()[25].cost, entries.iter().map(|entry| entry.cost).sum());
     home.is_empty();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedged_call_whose_first_attempt_had_no_connection_was_no_call() {
+    let upstreams = [("a", "25 * ok usage=10+16; dialing"), ("b", "ok after 20ms usage=7+3")];
+    let (home, written) = with_a_hedge_earned(&upstreams).await;
+    drop(home.engine.call(call("chat")).await.unwrap());
+    let expected = ["b #2 hedge ok 7+3 told $0.013", "a #1 first cancelled 0+0 $0.00"];
+    assert_eq!(written.lines(), expected);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 use tidegate_core::{
     Answer, BoundBy, Call, Kind, Limits, Patience, Priority, Scope, Tenant, TokenEstimate,
 };
+use tidegate_engine::limits::Rule;
 use tidegate_policy::{concurrency, pacer};
 use tidegate_testkit::script::{call, streaming, within};
 
@@ -113,6 +114,33 @@ async fn an_abandoned_stream_is_settled_by_what_has_passed() {
     let told = home.call(Call { tokens, ..by("ann", Scope::All) }).await.unwrap().served.tenant;
     // 100 - (10 + 3) - 10, which is all that the second used.
     assert_eq!(told.tokens.remaining, Some(77));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_no_connection_kept_the_tokens_of_its_caller_and_its_upstream() {
+    let limits = |tokens| Limits { tokens_per_minute: Some(tokens), ..Limits::default() };
+    // An upstream may have counted what it failed at.
+    for (script, gives_up, upstreams) in
+        [("dialing; ok", 2, 100), ("dialing; ok", 600, 100), ("fault; dialing; ok", 20, 1_000)]
+    {
+        let home = House::new(&[("a", script)])
+            .parts(|parts| {
+                parts.limits.default.limits = limits(100);
+                let rule = Rule { limits: limits(upstreams), ..Rule::default() };
+                parts.limits.upstreams = [("a".into(), rule)].into();
+            })
+            .upstreams(|upstream| upstream.pacer.tokens_per_minute = Some(upstreams))
+            .open();
+        let tokens = TokenEstimate { input: 40, output: 40 };
+        let greedy = Call { tokens, ..by("ann", Scope::All) };
+        let gives_up = Duration::from_secs(gives_up);
+        drop(tokio::time::timeout(gives_up, home.call(greedy)).await);
+        let began = home.trace.elapsed();
+        let tokens = TokenEstimate { input: 30, output: 30 };
+        let told = home.call(Call { tokens, ..by("ann", Scope::All) }).await.unwrap().served.tenant;
+        assert_eq!(told.tokens.remaining, Some(90), "{script}");
+        assert!(home.trace.elapsed() - began < Duration::from_secs(3), "{script}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

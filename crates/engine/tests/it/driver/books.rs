@@ -47,7 +47,7 @@ pub(super) fn prices(plan: &Plan) -> BTreeMap<Arc<str>, Price> {
 }
 
 impl Seen {
-    /// As many entries as attempts, each of its own; hard budgets were kept.
+    /// As many entries as attempts that were written, each of its own; hard budgets were kept.
     pub(super) fn at_books(&mut self, plan: &Plan, entries: &[Entry]) {
         let key = |tried: &Tried| (tried.call, tried.number, tried.is_copy);
         let mut left: BTreeSet<_> = self.tried.iter().map(key).collect();
@@ -62,6 +62,9 @@ impl Seen {
             let tells = tells(ended, entry);
             self.must(tells, || format!("{ended:?} is in the books as {entry:?}"));
             self.count(format!("booked {}", entry.cause.name()));
+        }
+        for tried in self.tried.iter().filter(|tried| tried.ended == Some(How::Unsent)) {
+            left.remove(&key(tried));
         }
         self.must(left.is_empty(), || format!("not in the books: {left:?}"));
         for tenant in plan.calls.iter().map(|planned| &planned.call.tenant) {
@@ -97,5 +100,6 @@ fn tells(ended: How, entry: &Entry) -> bool {
             Some(Class::Cancelled | Class::Timeout) => entry.usage.input > 0,
             _ => false,
         },
+        How::Unsent => matches!(entry.failure, Some(Class::Cancelled | Class::Timeout)) && nothing,
     }
 }

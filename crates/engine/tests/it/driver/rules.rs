@@ -60,7 +60,7 @@ impl How {
     fn class(self) -> Option<Class> {
         match self {
             Self::Failed(kind) => Some(Error::new(kind, Origin::Upstream, "").class()),
-            Self::Answered | Self::Broken(_) | Self::Dropped => None,
+            Self::Answered | Self::Broken(_) | Self::Dropped | Self::Unsent => None,
         }
     }
 }

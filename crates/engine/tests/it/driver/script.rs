@@ -41,6 +41,7 @@ const FAILING: &[&str] = &[
     "reset after 10ms",
     "unreachable",
     "timeout connect after 300ms",
+    "dialing",
     "timeout first_token after 100ms",
     "timeout total after 200ms",
     "no-connection after 50ms",

@@ -12,7 +12,10 @@ use std::{
     collections::BTreeMap,
     fmt,
     pin::Pin,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -95,6 +98,14 @@ pub(super) enum How {
     Broken(Kind),
     /// It was cancelled.
     Dropped,
+    /// It was, before its request was written.
+    Unsent,
+}
+
+impl How {
+    pub(super) const fn is_dropped(self) -> bool {
+        matches!(self, Self::Dropped | Self::Unsent)
+    }
 }
 
 /// How a call ended, for its caller.
@@ -292,7 +303,9 @@ impl Provider for Watched {
     fn send<'a>(&'a self, attempt: Attempt<'a>) -> BoxFuture<'a, Result<Reply>> {
         Box::pin(async move {
             let live = self.watch.sent(&self.name, &attempt);
+            let sending = Sending { live: live.as_ref(), written: attempt.written.unwrap() };
             let result = self.inner.send(attempt).await;
+            std::mem::forget(sending);
             let Some(live) = live else { return result };
             match result {
                 Err(error) => {
@@ -316,6 +329,20 @@ impl Provider for Watched {
                 }
             }
         })
+    }
+}
+
+/// An attempt that may not have left yet when it is dropped.
+struct Sending<'a> {
+    live: Option<&'a Live>,
+    written: &'a AtomicBool,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        if let Some(live) = self.live.filter(|_| !self.written.load(Relaxed)) {
+            live.ended(How::Unsent);
+        }
     }
 }
 

@@ -22,7 +22,7 @@ impl Seen {
         let planned = &plan.calls[call];
         let pause = if is_copy || begun_at.is_none() { LATE } else { LATE + planned.pauses };
         self.must(self.now <= planned.deadline + pause, || "it outlives its deadline".into());
-        if !is_copy && how != How::Dropped {
+        if !is_copy && !how.is_dropped() {
             self.calls[call].last = Some(index);
         }
         self.count(format!("{} {how:?}", if is_copy { "copy" } else { "attempt" }));
@@ -136,7 +136,7 @@ impl Seen {
         let last = self.tried.iter().rev().find(mine);
         let phase = match (&self.calls[number], last.and_then(|last| last.ended)) {
             (Called { replied: Some(_), .. }, _) => "in its answer",
-            (_, Some(How::Dropped)) => "before its first token",
+            (_, Some(How::Dropped | How::Unsent)) => "before its first token",
             (_, Some(_)) => "between attempts",
             (_, None) => "in line",
         };
