@@ -244,6 +244,9 @@ def storm(rig):
     rig.figure("calls sent after it opened", sent - (opened[1] - before), seconds)
 
 
+ENDS = ("ok", "refused", "failed", "dropped")
+
+
 @check
 def outage(rig):
     """An outage of 10 s at 0.8 of the capacity: at least 95 % again within 10 s after it."""
@@ -260,10 +263,13 @@ def outage(rig):
             stage.sim.faults(error_rate=0)
             report = load.report()
         series = report["series"][start + lasts :][:after]
-        good = [share(second["ok"], second["offered"]) for second in series]
-        back = next((at for at in range(len(good)) if min(good[at:], default=0) >= 0.9), len(good))
+        # Of what ends in a second: with some 70 calls in it, the part that is still in flight at its
+        # end is a tenth by chance. A line that grows shows in the sum, which is of what was offered.
+        good = [share(second["ok"], sum(second[end] for end in ENDS)) for second in series]
+        back = next((at for at in range(len(good)) if min(good[at:]) >= 0.95), len(good))
         rig.figure(f"{name}: back for good after", back, 10, "s")
-        at_least(rig, f"{name}: success from 10 s after on", mean(good[10:]), rig.size(0.95, 0.9))
+        late = [sum(second[what] for second in series[10:]) for what in ("ok", "offered")]
+        at_least(rig, f"{name}: success from 10 s after on", share(*late), rig.size(0.95, 0.9))
 
 
 @check
