@@ -264,12 +264,15 @@ def outage(rig):
             report = load.report()
         series = report["series"][start + lasts :][:after]
         # Of what ends in a second: with some 70 calls in it, the part that is still in flight at its
-        # end is a tenth by chance. A line that grows shows in the sum, which is of what was offered.
+        # end is a tenth by chance. What does not end is in flight.
         good = [share(second["ok"], sum(second[end] for end in ENDS)) for second in series]
-        back = next((at for at in range(len(good)) if min(good[at:]) >= 0.95), len(good))
+        bound = rig.size(0.95, 0.9)
+        back = next((at for at in range(len(good)) if min(good[at:]) >= bound), len(good))
         rig.figure(f"{name}: back for good after", back, 10, "s")
         late = [sum(second[what] for second in series[10:]) for what in ("ok", "offered")]
-        at_least(rig, f"{name}: success from 10 s after on", share(*late), rig.size(0.95, 0.9))
+        at_least(rig, f"{name}: success from 10 s after on", share(*late), bound)
+        in_flight = max(second["in_flight"] for second in series[10:])
+        rig.figure(f"{name}: most in flight from 10 s after on", in_flight, SLOTS * 2)
 
 
 @check

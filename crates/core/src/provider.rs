@@ -19,8 +19,9 @@ pub struct Attempt<'a> {
     pub connect_timeout: Duration,
     /// When this attempt must have ended, the last byte included.
     pub deadline: Instant,
-    /// Where the provider says that it writes the request: from then on the upstream may read it,
-    /// and an attempt that is given up is paid for. `None` where nobody asks.
+    /// Where the provider says that it writes the request, and takes it back if a connection gives
+    /// it back unread: while it is set the upstream may read it, and an attempt that is given up is
+    /// paid for. `None` where nobody asks.
     pub written: Option<&'a AtomicBool>,
 }
 
@@ -42,7 +43,7 @@ impl Attempt<'_> {
 ///   nothing has been passed to the caller yet, so the attempt may still fail over.
 ///
 /// Before it writes the request it calls [`Attempt::is_being_written`]: an attempt that is given up
-/// before counts for nothing.
+/// or times out before counts for nothing.
 ///
 /// Dropping the future, or the reply's body, cancels the attempt: the upstream sees its
 /// connection or stream close.

@@ -71,6 +71,8 @@ struct Sum {
     unpriced: bool,
     /// An attempt used tokens.
     is_owed: bool,
+    /// The answer to one was made and is lost.
+    has_lost_an_answer: bool,
     /// It made more attempts than its first.
     has_more: bool,
 }
@@ -157,6 +159,11 @@ impl Page {
     /// Whether attempts that have ended used any tokens.
     pub(crate) fn is_owed(&self) -> bool {
         self.sum.lock().is_owed
+    }
+
+    /// Whether the answer to one was made and is lost.
+    pub(crate) fn has_lost_an_answer(&self) -> bool {
+        self.sum.lock().has_lost_an_answer
     }
 }
 
@@ -259,6 +266,7 @@ impl Account {
         self.is_at_it &= error.class() == Class::Timeout && error.retry() != Retry::Unsent;
         if error.is_paid_for() {
             self.usage = self.estimated();
+            self.page.sum.lock().has_lost_an_answer = true;
         } else if !self.is_at_it {
             self.usage = Usage::default();
         }

@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tidegate_core::{
-    BoxStream, Call, Class, Clock, ContentType, Error, Front, Kind, Meter, Money, Operation, Reply,
-    Result, Served, TokenEstimate, Usage,
+    BoxStream, Call, ContentType, Error, Front, Kind, Meter, Money, Operation, Reply, Result,
+    Served, TokenEstimate, Usage,
 };
 
 /// Where the record of each ended call goes. Called on the hot path: must not block.
@@ -83,31 +83,9 @@ pub(crate) struct Settlement {
     estimate: TokenEstimate,
     usage: Option<Usage>,
     outcome: Outcome,
-    owed: Owed,
     upstream_status: Option<u16>,
     first_chunk: Option<Duration>,
     started: Instant,
-}
-
-/// What a call that failed before its answer's first word leaves to be paid for.
-#[derive(Clone, Copy)]
-enum Owed {
-    Nothing,
-    /// A clock of ours ended it, and the upstream had read the prompt by then.
-    Prompt,
-    /// The upstream had made its answer: what was reserved.
-    Answer,
-}
-
-impl Owed {
-    fn after(error: &Error) -> Self {
-        let never_left = error.kind() == Kind::UpstreamTimeout(Clock::Connect);
-        match error.class() {
-            _ if error.is_paid_for() => Self::Answer,
-            Class::Timeout if !never_left => Self::Prompt,
-            _ => Self::Nothing,
-        }
-    }
 }
 
 impl Settlement {
@@ -144,7 +122,6 @@ impl Settlement {
             usage: None,
             // Whoever drops it without another word has hung up.
             outcome: Outcome::Cancelled,
-            owed: Owed::Nothing,
             upstream_status: None,
             first_chunk: None,
             started: now(),
@@ -181,19 +158,15 @@ impl Settlement {
 
     /// Tokens to settle by when the upstream told none; `None` lets the reservation stand.
     fn presumed(&self) -> Option<u64> {
-        let begun = self.first_chunk.is_some();
-        match (self.outcome, &self.meter) {
+        match &self.meter {
             _ if self.owes_nothing() => Some(0),
-            (Outcome::Failed(_), _) if !begun => match self.owed {
-                Owed::Nothing => Some(0),
-                Owed::Prompt => Some(self.estimate.input),
-                Owed::Answer => None,
-            },
-            (_, Some(meter)) if self.is_stream => {
+            // An upstream has read the prompt, and may have made its answer.
+            _ if self.first_chunk.is_none() => {
+                (!self.page.has_lost_an_answer()).then_some(self.estimate.input)
+            }
+            Some(meter) if self.is_stream => {
                 Some(self.estimate.input.saturating_add(meter.chunks()))
             }
-            // The upstream has read the prompt.
-            (Outcome::Cancelled, None) if !begun => Some(self.estimate.input),
             _ => None,
         }
     }
@@ -227,7 +200,6 @@ impl Settlement {
 
     fn failed(&mut self, error: &Error) {
         self.outcome = Outcome::Failed(error.kind());
-        self.owed = Owed::after(error);
         self.upstream_status = error.answer().map(|answer| answer.status);
     }
 

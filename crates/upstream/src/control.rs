@@ -93,7 +93,7 @@ impl Place {
             let pool = Pool::new(dialer, &self.options);
             let patience = Patience { connect: patience, deadline: Instant::now() + patience };
             let make = |protocol| self.request(&method, &headers, &body, protocol);
-            let answer = pool.send(patience, make).await?;
+            let answer = pool.send(patience, None, make).await?;
             let encoding = answer.headers.get(CONTENT_ENCODING);
             let encoding = encoding.and_then(|value| value.to_str().ok());
             let source = Source::new(answer.body, encoding)?;

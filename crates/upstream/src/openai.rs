@@ -4,17 +4,17 @@
 use crate::{
     body::Answer,
     compress::{Compression, Packed},
-    connect::{Dialer, Protocol},
+    connect::Dialer,
     credential::{ClientCredentials, Token, Tokens},
     events::Asked,
     options::Options,
     pool::{Patience, Pool},
     reply,
-    request::{Form, RequestBody, Template, parse_base},
+    request::{Form, Template, parse_base},
     sent::Sent,
     stream_usage::{Ask, Asking, is_refused},
 };
-use http::{Request, StatusCode};
+use http::StatusCode;
 use std::{fmt, sync::Arc};
 use tidegate_core::{Attempt, BoxFuture, Provider, Reply, Result, Secret};
 use tokio::{io::DuplexStream, time::Instant};
@@ -202,23 +202,11 @@ impl Upstream {
             deadline: Instant::from_std(attempt.deadline),
         };
         let Some(tokens) = &self.tokens else {
-            let make = |protocol| self.write(attempt, form, sent, protocol);
-            return self.pool.send(patience, make).await;
+            let make = |protocol| self.template.request(attempt, form, sent, protocol);
+            return self.pool.send(patience, attempt.written, make).await;
         };
         // Boxed, so that the calls that need no token do not carry its state.
         Box::pin(self.exchange_with(tokens, attempt, form, patience, sent)).await
-    }
-
-    /// The request, on a connection that is there.
-    fn write(
-        &self,
-        attempt: &Attempt<'_>,
-        form: Form<'_>,
-        sent: &Sent,
-        protocol: Protocol,
-    ) -> Request<RequestBody> {
-        attempt.is_being_written();
-        self.template.request(attempt, form, sent, protocol)
     }
 
     /// Sends it with a token, and with another when the first is refused: nothing was done then.
@@ -232,8 +220,8 @@ impl Upstream {
     ) -> Result<Answer> {
         let mut send = async |token: &Arc<Token>| {
             sent.token = Some(Arc::clone(token));
-            let make = |protocol| self.write(attempt, form, sent, protocol);
-            self.pool.send(patience, make).await
+            let make = |protocol| self.template.request(attempt, form, sent, protocol);
+            self.pool.send(patience, attempt.written, make).await
         };
         let token = tokens.token(patience.deadline).await?;
         let answer = send(&token).await?;

@@ -97,22 +97,33 @@ impl Pool {
     /// Sends the request `make` writes for the protocol in use and waits for its answer's head.
     ///
     /// A connection is waited for as long as `patience` says; the answer, as long as the caller likes.
+    /// `written` is set while there is one that has the request.
     pub(crate) async fn send(
         &self,
         patience: Patience,
+        written: Option<&AtomicBool>,
         make: impl Fn(Protocol) -> Request<RequestBody>,
     ) -> Result<Answer> {
+        let was_written = written.is_some_and(|written| written.load(Ordering::Relaxed));
+        let is_written = |now| written.into_iter().for_each(|is| is.store(now, Ordering::Relaxed));
         let mut sends = 0;
         loop {
             sends += 1;
-            let sent = match self.connection(patience, sends > 1).await? {
+            let lent = self.connection(patience, sends > 1).await?;
+            is_written(true);
+            let sent = match lent {
                 Lent::Http1(lent) => lent.exchange(make(Protocol::Http1)).await,
                 Lent::Http2(slot) => exchange(slot, make(Protocol::Http2)).await,
             };
             return match sent {
                 Ok(answer) => Ok(answer),
-                Err(Failure::Unsent(_)) if sends < MAX_SENDS => continue,
-                Err(Failure::Unsent(error)) => Err(fault::unsent(self.0.dialer.authority(), error)),
+                Err(Failure::Unsent(error)) => {
+                    is_written(was_written);
+                    if sends < MAX_SENDS {
+                        continue;
+                    }
+                    Err(fault::unsent(self.0.dialer.authority(), error))
+                }
                 Err(Failure::Broken(error)) => Err(fault::broken(error)),
                 Err(Failure::Ended) => Err(fault::ended_early()),
             };

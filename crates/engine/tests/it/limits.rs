@@ -5,7 +5,7 @@ use tidegate_core::{
     Answer, BoundBy, Call, Kind, Limits, Patience, Priority, Scope, Tenant, TokenEstimate,
 };
 use tidegate_engine::limits::Rule;
-use tidegate_policy::{concurrency, pacer};
+use tidegate_policy::{concurrency, pacer, rate_limit::Algorithm};
 use tidegate_testkit::script::{call, streaming, within};
 
 fn by(tenant: &str, scope: Scope) -> Call {
@@ -117,6 +117,27 @@ async fn an_abandoned_stream_is_settled_by_what_has_passed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_prompt_that_was_read_was_free_when_the_next_attempt_failed() {
+    for next in ["unreachable", "fault", "refused"] {
+        let home = House::new(&[("a", &format!("timeout first_token after 10ms; {next}; ok"))])
+            .parts(|parts| {
+                parts.limits.default = Rule {
+                    limits: Limits { tokens_per_minute: Some(100), ..Limits::default() },
+                    algorithm: Algorithm::FixedWindow,
+                    ..Rule::default()
+                };
+                parts.retry.max_attempts = 2;
+            })
+            .open();
+        home.call(by("ann", Scope::All)).await.unwrap_err();
+        assert_eq!(home.trace.count(" send a"), 2);
+        let told = home.call(by("ann", Scope::All)).await.unwrap().served.tenant;
+        // 10 of the prompt, and all that the second call used.
+        assert_eq!(told.tokens.remaining, Some(100 - 10 - 10), "{next}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_had_no_connection_kept_the_tokens_of_its_caller_and_its_upstream() {
     let limits = |tokens| Limits { tokens_per_minute: Some(tokens), ..Limits::default() };
     // An upstream may have counted what it failed at.
@@ -131,13 +152,13 @@ async fn what_had_no_connection_kept_the_tokens_of_its_caller_and_its_upstream()
             })
             .upstreams(|upstream| upstream.pacer.tokens_per_minute = Some(upstreams))
             .open();
-        let tokens = TokenEstimate { input: 40, output: 40 };
-        let greedy = Call { tokens, ..by("ann", Scope::All) };
-        let gives_up = Duration::from_secs(gives_up);
-        drop(tokio::time::timeout(gives_up, home.call(greedy)).await);
+        let greedy = || {
+            let tokens = TokenEstimate { input: 40, output: 40 };
+            home.call(Call { tokens, ..by("ann", Scope::All) })
+        };
+        drop(tokio::time::timeout(Duration::from_secs(gives_up), greedy()).await);
         let began = home.trace.elapsed();
-        let tokens = TokenEstimate { input: 30, output: 30 };
-        let told = home.call(Call { tokens, ..by("ann", Scope::All) }).await.unwrap().served.tenant;
+        let told = greedy().await.unwrap().served.tenant;
         assert_eq!(told.tokens.remaining, Some(90), "{script}");
         assert!(home.trace.elapsed() - began < Duration::from_secs(3), "{script}");
     }

@@ -1,14 +1,14 @@
 //! Reuse, limits and dead connections.
 
 use crate::support::{
-    JSON, OK_BODY, answer, answering, chat, chat_stream, events, open, options, server, text,
-    upstream,
+    JSON, OK_BODY, answer, answering, call, chat, chat_stream, events, open, options, sent, server,
+    text, upstream,
 };
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
-use tidegate_core::{Clock, Kind, Retry};
+use tidegate_core::{Clock, Kind, Operation, Retry};
 use tidegate_upstream::Options;
 use tokio::sync::{Barrier, Notify};
 
@@ -183,9 +183,12 @@ async fn a_server_that_is_not_there() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let error = chat(&open(options(address))).await.unwrap_err();
+    let call = call(Operation::ChatCompletions, false);
+    let (reply, was_written) = sent(&open(options(address)), &call).await;
+    let error = reply.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (Kind::Unavailable, Retry::Unsent));
     assert!(error.message().contains(&address.to_string()), "{error}");
+    assert!(!was_written);
 }
 
 #[tokio::test]

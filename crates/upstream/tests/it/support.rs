@@ -7,7 +7,7 @@ use std::{
     ops::Deref,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -234,6 +234,14 @@ pub(crate) fn call(operation: Operation, stream: bool) -> Call {
 }
 
 pub(crate) async fn send(upstream: &Upstream, call: &Call) -> Result<Reply> {
+    let (reply, was_written) = sent(upstream, call).await;
+    assert!(reply.is_err() || was_written, "nobody answers what was not written");
+    reply
+}
+
+/// What came of it, and whether the request was written, as the upstream says.
+pub(crate) async fn sent(upstream: &Upstream, call: &Call) -> (Result<Reply>, bool) {
+    let written = AtomicBool::new(false);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     let attempt = Attempt {
         call,
@@ -241,9 +249,10 @@ pub(crate) async fn send(upstream: &Upstream, call: &Call) -> Result<Reply> {
         number: 2,
         connect_timeout: Duration::from_secs(2),
         deadline: deadline.into_std(),
-        written: None,
+        written: Some(&written),
     };
-    upstream.send(attempt).await
+    let reply = upstream.send(attempt).await;
+    (reply, written.into_inner())
 }
 
 pub(crate) async fn chat(upstream: &Upstream) -> Result<Reply> {

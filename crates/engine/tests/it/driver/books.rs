@@ -47,10 +47,15 @@ pub(super) fn prices(plan: &Plan) -> BTreeMap<Arc<str>, Price> {
 }
 
 impl Seen {
-    /// As many entries as attempts that were written, each of its own; hard budgets were kept.
+    /// As many entries as attempts that were written or failed, each of its own, and none of a call
+    /// without that of its first; hard budgets were kept.
     pub(super) fn at_books(&mut self, plan: &Plan, entries: &[Entry]) {
         let key = |tried: &Tried| (tried.call, tried.number, tried.is_copy);
         let mut left: BTreeSet<_> = self.tried.iter().map(key).collect();
+        for entry in entries.iter().filter(|entry| entry.attempt > 1) {
+            let its_first = |other: &Entry| other.call == entry.call && other.attempt == 1;
+            self.must(entries.iter().any(its_first), || format!("no call of {entry:?}"));
+        }
         for entry in entries {
             let Ok(call) = entry.call.parse::<usize>() else { continue };
             let its = (call, entry.attempt, entry.cause == Cause::Mirror);
