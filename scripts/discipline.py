@@ -272,7 +272,7 @@ def outage(rig):
         late = [sum(second[what] for second in series[10:]) for what in ("ok", "offered")]
         at_least(rig, f"{name}: success from 10 s after on", share(*late), bound)
         in_flight = max(second["in_flight"] for second in series[10:])
-        rig.figure(f"{name}: most in flight from 10 s after on", in_flight, SLOTS * 2)
+        rig.figure(f"{name}: most in flight from 10 s after on", in_flight, SLOTS * rig.size(4, 2))
 
 
 @check

@@ -13,6 +13,10 @@
 //! beyond. So a limit that stays the same is touched every few seconds, by one attempt, however
 //! short the round trip is, and one that is lifted is found within seconds, however far up.
 //!
+//! A server that is down refuses all, as quickly as it can, and would leave nothing of the limit. When
+//! it refuses even a probe that is alone, their number was not the reason: then all refusals count as
+//! one, back to the last that was followed by a success.
+//!
 //! A server of one's own rather queues than refuses: for those there is `"gradient"`, which
 //! listens to the time to the first token.
 //!
@@ -95,6 +99,9 @@ pub struct Concurrency {
     limit: f64,
     /// `None` until the first refusal.
     curve: Option<Curve>,
+    /// The limit at the first refusal after which nothing succeeded that was sent later, and when
+    /// that was.
+    before_the_row: Option<(f64, Instant)>,
     gradient: Gradient,
 }
 
@@ -133,7 +140,7 @@ impl Concurrency {
             Options::Gradient => gradient::START,
             Options::Fixed(limit) => f64::from(limit.max(1)),
         };
-        Self { options, limit, curve: None, gradient: Gradient::default() }
+        Self { options, limit, curve: None, before_the_row: None, gradient: Gradient::default() }
     }
 
     /// Attempts that may be in flight now, at least 1.
@@ -141,10 +148,17 @@ impl Concurrency {
         self.limit as u32
     }
 
-    /// An attempt succeeded at `now` while `in_flight` were out, itself included. `first_token` is how
-    /// long a stream's first token took; `None` for a whole answer, whose time says nothing of
-    /// load and counts as one more success.
-    pub fn succeeded(&mut self, now: Instant, in_flight: u32, first_token: Option<Duration>) {
+    /// An attempt sent at `sent` succeeded at `now` while `in_flight` were out, itself included.
+    /// `first_token` is how long a stream's first token took; `None` for a whole answer, whose time
+    /// says nothing of load and counts as one more success.
+    pub fn succeeded(
+        &mut self,
+        sent: Instant,
+        now: Instant,
+        in_flight: u32,
+        first_token: Option<Duration>,
+    ) {
+        self.before_the_row.take_if(|(_, since)| sent >= *since);
         match (self.options, first_token) {
             (Options::Fixed(_), _) => {}
             (Options::Gradient, Some(took)) => {
@@ -178,8 +192,21 @@ impl Concurrency {
         if heard || matches!(self.options, Options::Fixed(_)) {
             return;
         }
-        self.curve = Some(Curve::from(self.limit, now));
-        self.limit = (self.limit * SHRINK).floor().max(1.0);
+        self.before_the_row.get_or_insert((self.limit, now));
+        self.shrink_from(self.limit, now);
+    }
+
+    /// The breaker's probe, the only attempt in flight, failed at `now`: how many there are is not
+    /// the reason.
+    pub fn failed_alone(&mut self, now: Instant) {
+        if let Some((limit, _)) = self.before_the_row {
+            self.shrink_from(limit, now);
+        }
+    }
+
+    fn shrink_from(&mut self, limit: f64, now: Instant) {
+        self.curve = Some(Curve::from(limit, now));
+        self.limit = (limit * SHRINK).floor().max(1.0);
     }
 }
 
@@ -188,8 +215,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Plays `<n> ok in-flight <m> [from <ms> every <ms>]`, `refuse sent <ms> at <ms>` and
-    /// `limit <n>` lines.
+    /// Plays `<n> ok in-flight <m> [from <ms> every <ms>]`, `refuse sent <ms> at <ms>`, `alone at <ms>`
+    /// and `limit <n>` lines.
     #[track_caller]
     fn check(options: Options, script: &str) {
         let (mut limit, start) = (Concurrency::new(options), Instant::now());
@@ -199,10 +226,11 @@ mod tests {
             match words[0] {
                 "limit" => assert_eq!(limit.limit().to_string(), words[1], "at: {line}"),
                 "refuse" => limit.refused(at(2), at(4)),
+                "alone" => limit.failed_alone(at(2)),
                 count => (0..count.parse::<u32>().unwrap()).for_each(|n| {
                     let timed = words.len() > 4;
                     let now = if timed { at(5) + n * (at(7) - start) } else { start };
-                    limit.succeeded(now, words[3].parse().unwrap(), None);
+                    limit.succeeded(now, now, words[3].parse().unwrap(), None);
                 }),
             }
         }
@@ -291,6 +319,31 @@ mod tests {
             limit 9
             refuse sent 51 at 100
             limit 8
+            ",
+        );
+    }
+
+    #[test]
+    fn refused_even_alone_the_row_of_refusals_is_one() {
+        check(
+            Options::Auto,
+            "
+            11 ok in-flight 21
+            refuse sent 0 at 1
+            1 ok in-flight 1 from 2 every 1
+            refuse sent 3 at 4
+            1 ok in-flight 1 from 3 every 1
+            refuse sent 5 at 6
+            refuse sent 7 at 8
+            limit 12
+            alone at 1000
+            limit 16
+            refuse sent 3000 at 3001
+            alone at 3001
+            limit 16
+            1 ok in-flight 1 from 7000 every 1
+            alone at 7001
+            limit 16
             ",
         );
     }

@@ -116,6 +116,8 @@ impl Permit {
         let mut state = self.gate.state.lock();
         let took = now.saturating_duration_since(self.sent);
         let health = blame(result.as_ref().err());
+        let was_alone =
+            state.in_flight == 1 && state.breaker.state(now) == breaker::State::HalfOpen;
         match health {
             breaker::Outcome::Good => state.latency.record(now, took),
             breaker::Outcome::Bad => state.latency.failed(now, took),
@@ -130,7 +132,8 @@ impl Permit {
                 let in_flight = state.in_flight;
                 state.pacer.told(reply.limits);
                 state.pacer.accepted(now);
-                state.concurrency.succeeded(now, in_flight, call.stream.then_some(took));
+                let first_token = call.stream.then_some(took);
+                state.concurrency.succeeded(self.sent, now, in_flight, first_token);
                 state.clock(call.stream).observe(took, call.tokens.input);
                 if state.concurrency.limit() > limit {
                     // A stream keeps its slot for long, but there is one more now.
@@ -140,6 +143,9 @@ impl Permit {
             Err(error) => {
                 let used = state.failed(self.sent, now, call, error);
                 self.used = self.used.or(used);
+                if was_alone {
+                    state.concurrency.failed_alone(now);
+                }
             }
         }
     }

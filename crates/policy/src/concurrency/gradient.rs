@@ -116,7 +116,12 @@ mod tests {
             for n in 0..number(0) {
                 let late = words.len() > 3 && n % number(6) == 0;
                 let ms = number(if late { 4 } else { 2 });
-                limit.succeeded(now(), limit.limit(), Some(Duration::from_millis(ms.into())));
+                limit.succeeded(
+                    now(),
+                    now(),
+                    limit.limit(),
+                    Some(Duration::from_millis(ms.into())),
+                );
             }
         }
     }
@@ -153,9 +158,10 @@ mod tests {
     fn long_answers_do_not_shrink_it() {
         let lowest = |took_ms: &dyn Fn(u32) -> u64| {
             let mut limit = Concurrency::new(Options::Gradient);
-            (0..40_000).for_each(|_| limit.succeeded(now(), 200, Some(Duration::from_millis(50))));
+            (0..40_000)
+                .for_each(|_| limit.succeeded(now(), now(), 200, Some(Duration::from_millis(50))));
             let limits = (0..10_000).map(|n| {
-                limit.succeeded(now(), 200, Some(Duration::from_millis(took_ms(n))));
+                limit.succeeded(now(), now(), 200, Some(Duration::from_millis(took_ms(n))));
                 limit.limit()
             });
             limits.min().unwrap()
@@ -174,7 +180,7 @@ mod tests {
             // Others' noise besides the queue's own time.
             let noise = 0.8 + 0.4 * (f64::from(n) * 0.618_034).fract();
             let seconds = 0.05 * (f64::from(out) / 20.0).max(1.0) * noise;
-            limit.succeeded(now(), out, Some(Duration::from_secs_f64(seconds)));
+            limit.succeeded(now(), now(), out, Some(Duration::from_secs_f64(seconds)));
         }
         assert!((20..=100).contains(&limit.limit()), "{}", limit.limit());
     }
@@ -188,7 +194,12 @@ mod tests {
         }
         assert_eq!(limit.limit(), 3);
         (0..10).for_each(|_| {
-            limit.succeeded(start + Duration::from_secs(9), 3, Some(Duration::from_millis(50)))
+            limit.succeeded(
+                start,
+                start + Duration::from_secs(9),
+                3,
+                Some(Duration::from_millis(50)),
+            )
         });
         assert!((3..=4).contains(&limit.limit()), "grows step by step: {}", limit.limit());
     }
@@ -196,7 +207,7 @@ mod tests {
     #[test]
     fn answers_without_a_first_token_are_counted_as_usual() {
         let mut limit = Concurrency::new(Options::Gradient);
-        (0..20).for_each(|_| limit.succeeded(now(), 20, None));
+        (0..20).for_each(|_| limit.succeeded(now(), now(), 20, None));
         assert_eq!(limit.limit(), 40);
     }
 }

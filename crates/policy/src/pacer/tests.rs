@@ -63,7 +63,7 @@ impl World {
                 if accepted {
                     done += 1;
                     pacer.accepted(now);
-                    limit.succeeded(now, in_flight as u32, None);
+                    limit.succeeded(now, now, in_flight as u32, None);
                 } else {
                     pacer.refused(left, now, self.retry_after, rolls);
                     limit.refused(left, now);
