@@ -14,12 +14,12 @@
 //! # Steps
 //!
 //! One per line or between `;`, with `3 *` before a step to repeat it: `ok`, `ok after 50ms`,
-//! `slow` (never answers), `dialing` (never has a connection), `refused retry-after=1s`, `fault`, `reset`, `unreachable`,
-//! `no-connection`, `timeout [connect|first_token|idle|total]`, `credential`, `quota`, `rejected 400`,
-//! `stream 3 chunks every 10ms`, `stream 2 chunks then fault` (or `reset`, `stall`,
-//! `timeout`), `stream stall after 1`. Settings go behind any of them: `status=503`,
-//! `retry-after=1s`, `usage=7+3`, `limit-requests=600 remaining-requests=3 reset-requests=1s`,
-//! and the same for tokens. The last step repeats; an empty script is `ok`.
+//! `slow` (never answers), `dialing` (never has a connection), `refused retry-after=1s`, `fault`,
+//! `reset`, `unreachable`, `no-connection`, `timeout [connect|first_token|idle|total]`,
+//! `credential`, `quota`, `rejected 400`, `stream 3 chunks every 10ms`, `stream 2 chunks then
+//! fault` (or `reset`, `stall`, `timeout`), `stream stall after 1`. Settings go behind any of them:
+//! `status=503`, `retry-after=1s`, `usage=7+3`, `limit-requests=600 remaining-requests=3
+//! reset-requests=1s`, and the same for tokens. The last step repeats; an empty script is `ok`.
 
 mod played;
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! step    = [COUNT "*"] outcome ["after" DURATION] {KEY "=" VALUE}
-//! outcome = "ok" | "slow" | "dialing" | "refused" | "fault" | "reset" | "unreachable" | "no-connection"
-//!         | "timeout" [CLOCK] | "credential" | "quota" | "rejected" [STATUS]
+//! outcome = "ok" | "slow" | "dialing" | "refused" | "fault" | "reset" | "unreachable"
+//!         | "no-connection" | "timeout" [CLOCK] | "credential" | "quota" | "rejected" [STATUS]
 //!         | "stream" N "chunks" ["every" DURATION] ["then" ending]
 //!         | "stream" "stall" "after" N
 //! ending  = "fault" | "reset" | "stall" | "timeout"
