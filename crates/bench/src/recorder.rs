@@ -187,7 +187,10 @@ impl Recorder {
         self.requests.answered += u64::from(ended.is_answered);
         self.classes[ended.class as usize] += 1;
         match ended.class {
-            Class::Ok => self.requests.ok += 1,
+            Class::Ok => {
+                self.requests.ok += 1;
+                self.second(due).kept += 1;
+            }
             class => {
                 self.requests.failed += 1;
                 self.sample(class, ended.message.as_deref().unwrap_or_default());

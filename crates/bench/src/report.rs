@@ -243,6 +243,9 @@ pub struct Second {
     pub offered: u64,
     /// Due and not sent.
     pub dropped: u64,
+    /// Due, and ended well, whenever that was.
+    #[serde(default)]
+    pub kept: u64,
     /// Ended well.
     pub ok: u64,
     /// 429 and 503.

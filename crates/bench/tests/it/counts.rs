@@ -40,6 +40,12 @@ async fn an_open_loop_agrees_with_the_ledger() {
     assert!(requests.warmup > 0);
     assert_eq!(sim.totals().requests, 300 + requests.warmup);
     assert_eq!(report.series.iter().map(|second| second.offered).sum::<u64>(), 300);
+    // Whenever they were answered: all were.
+    assert!(
+        report.series.iter().all(|second| second.kept == second.offered),
+        "{:?}",
+        report.series
+    );
 }
 
 #[tokio::test]
